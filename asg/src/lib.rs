@@ -1,1 +1,4 @@
 //! Placeholder.
+
+pub mod kumquat;
+pub mod submit;
