@@ -1,0 +1,434 @@
+//! The host's end of one stream: takes what the guest sends, and sends replies.
+//!
+//! A thread owns a [`HostChannel`] and loops: [`HostChannel::recv`], work, [`HostChannel::send`],
+//! and [`HostChannel::wait`] once `recv` finds nothing. While it works or spins, the state word says
+//! RENDERING, so that no guest pings: every way from there leads to another look at the rings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::doorbell::{Doorbell, tell_progress};
+use crate::layout::{
+    ASGARD_VERSION, ASGARD_VERSION_WORD, BUFFER, BUFFER_SIZE, DEFAULT_BUFFER_SIZE,
+    DEFAULT_FLUSH_INTERVAL, DOORBELL, FLUSH_INTERVAL, GUEST_WAITING, GUEST_WRITE_POS,
+    HOST_CONSUMED_POS, IN_ERROR, INLINE_SIZE, MAGIC, MAGIC_WORD, PROGRESS, RECORD_SIZE, STATE,
+    TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state, valid_config,
+};
+use crate::mapping::Mapping;
+use crate::ring::{Consumer, Memory, Nap, Patience, Producer, Shape, Spin, init_headers};
+use crate::{Error, Result};
+
+/// What the host decides about a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Bytes of the data buffer, a power of two; the capability set must say the same.
+    pub buffer_size: u32,
+    /// Bytes of a step: the largest chunk that a guest sends by a record.
+    pub flush_interval: u32,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            buffer_size: DEFAULT_BUFFER_SIZE,
+            flush_interval: DEFAULT_FLUSH_INTERVAL,
+        }
+    }
+}
+
+/// Why [`HostChannel::wait`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// There is something to receive.
+    Data,
+    /// [`Doorbell::stop`] was called.
+    Stopped,
+    /// The guest has left.
+    Exited,
+}
+
+/// What a channel has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// How often it slept for want of data.
+    pub sleeps: u64,
+    /// How often it slept shortly within an unfinished transfer or for room for a reply.
+    pub naps: u64,
+    /// How often a wait ended with data.
+    pub wakes: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+/// The host's end of one stream.
+#[derive(Debug)]
+pub struct HostChannel<M = Mapping> {
+    mem: Arc<M>,
+    doorbell: Doorbell<M>,
+    buffer_size: u32,
+    records: Consumer,
+    large: Consumer,
+    replies: Producer,
+    counters: Counters,
+    /// How much may still be received once this end is stopped.
+    grace: usize,
+    failed: bool,
+}
+
+/// At most so many bytes change hands before the other end hears of it, so that both copy at once.
+const PIECE: u32 = 128 << 10;
+
+/// How long to spin for a guest that is in the middle of something.
+const BUSY_SPIN: Duration = Duration::from_micros(50);
+
+/// The longest sleep, should a hostile guest tamper with the doorbell.
+const SAFETY: Duration = Duration::from_secs(2);
+
+impl<M: Memory> HostChannel<M> {
+    /// Initialises the rings. Must be done before the guest learns that they are ready.
+    pub fn new(mem: impl Into<Arc<M>>, config: HostConfig) -> Result<Self> {
+        let mem = mem.into();
+        let HostConfig {
+            buffer_size,
+            flush_interval,
+        } = config;
+        if !valid_config(buffer_size, flush_interval) {
+            return Err(Error::Config {
+                buffer_size,
+                flush_interval,
+            });
+        }
+        if mem.size() < blob_size(buffer_size) {
+            return Err(Error::OutOfBounds {
+                offset: 0,
+                len: blob_size(buffer_size) as u64,
+                size: mem.size() as u64,
+            });
+        }
+        init_headers(&*mem);
+        for (word, value) in [
+            (BUFFER_SIZE, buffer_size),
+            (FLUSH_INTERVAL, flush_interval),
+            (HOST_CONSUMED_POS, 0),
+            (GUEST_WRITE_POS, 0),
+            (TRANSFER_MODE, mode::RECORDS),
+            (TRANSFER_SIZE, 0),
+            (IN_ERROR, 0),
+            (DOORBELL, 0),
+            (PROGRESS, 0),
+            (GUEST_WAITING, 0),
+            (ASGARD_VERSION_WORD, ASGARD_VERSION),
+            (MAGIC_WORD, MAGIC),
+            // Until the first look there is nobody to notice anything without a ping.
+            (STATE, state::NEED_NOTIFY),
+        ] {
+            mem.publish(word, value);
+        }
+        Ok(Self {
+            doorbell: Doorbell::new(Arc::clone(&mem)),
+            mem,
+            buffer_size,
+            records: Consumer::new(Shape::RECORDS),
+            large: Consumer::new(Shape::large(buffer_size)),
+            replies: Producer::new(Shape::replies(buffer_size)),
+            counters: Counters::default(),
+            grace: buffer_size as usize,
+            failed: false,
+        })
+    }
+
+    /// A handle to wake or stop this end from other threads.
+    pub fn doorbell(&self) -> Doorbell<M> {
+        self.doorbell.clone()
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The memory of the ring.
+    pub fn memory(&self) -> &Arc<M> {
+        &self.mem
+    }
+
+    /// Appends to `out` what the guest has sent, as far as one call may: about a buffer's worth.
+    /// Tells how many bytes it was; 0 if there is nothing.
+    ///
+    /// Once [`Doorbell::stop`] was called, what the guest had left behind can still be received, but
+    /// a guest that goes on sending is cut off with [`Error::Stopped`]. Any other error is the guest's
+    /// fault, and final: the owner calls [`Self::fail`].
+    #[inline]
+    pub fn recv(&mut self, out: &mut Vec<u8>) -> Result<usize> {
+        if self.failed {
+            return Err(Error::Failed);
+        }
+        if self.doorbell.is_stopped() && self.grace == 0 {
+            return Err(Error::Stopped);
+        }
+        // The guest finishes one kind of transfer before it begins the other, so that looking at the
+        // records first keeps the order. The mode word would not: it can be ahead of the data.
+        let records = self.records.available(&*self.mem)?;
+        let taken = if records != 0 {
+            self.recv_records(records, out)?
+        } else {
+            match self.large.available(&*self.mem)? {
+                0 => return Ok(0),
+                large => self.recv_large(large, out)?,
+            }
+        };
+        self.counters.received += taken as u64;
+        if self.doorbell.is_stopped() {
+            // Even chunks without bytes come to an end.
+            self.grace = self.grace.saturating_sub(taken.max(RECORD_SIZE as usize));
+        }
+        Ok(taken)
+    }
+
+    fn recv_records(&mut self, available: u32, out: &mut Vec<u8>) -> Result<usize> {
+        if !available.is_multiple_of(RECORD_SIZE) {
+            return Err(Error::Lied {
+                what: "number of record bytes",
+                value: available,
+            });
+        }
+        let mut records = [0; INLINE_SIZE as usize];
+        let records = &mut records[..available as usize];
+        self.records.copy_out(&*self.mem, records)?;
+        let mut taken = 0;
+        let mut used = 0;
+        for record in records.as_chunks::<8>().0 {
+            let [a, b, c, d, e, f, g, h] = *record;
+            let offset = u32::from_le_bytes([a, b, c, d]);
+            let size = u32::from_le_bytes([e, f, g, h]);
+            if size > self.buffer_size {
+                return Err(Error::Lied {
+                    what: "record size",
+                    value: size,
+                });
+            }
+            if offset > self.buffer_size - size {
+                return Err(Error::Lied {
+                    what: "record offset",
+                    value: offset,
+                });
+            }
+            // Honest records never overlap; others must not make us hold more than a buffer's worth.
+            if taken != 0 && taken + size as usize > self.buffer_size as usize {
+                break;
+            }
+            self.mem
+                .append_to(BUFFER + offset as usize, size as usize, out)?;
+            taken += size as usize;
+            used += RECORD_SIZE;
+        }
+        self.records.release(&*self.mem, used);
+        tell_progress(&*self.mem);
+        Ok(taken)
+    }
+
+    fn recv_large(&mut self, available: u32, out: &mut Vec<u8>) -> Result<usize> {
+        out.reserve(available as usize);
+        let mut left = available;
+        while left != 0 {
+            let piece = left.min(PIECE);
+            self.large.append_to(&*self.mem, piece as usize, out)?;
+            // Before the room is given back: a guest that sees the ring empty sets the size of its
+            // next transfer.
+            let before = self.mem.sub(TRANSFER_SIZE, piece);
+            if before < piece {
+                return Err(Error::Lied {
+                    what: "transfer size",
+                    value: before,
+                });
+            }
+            self.large.release(&*self.mem, piece);
+            tell_progress(&*self.mem);
+            left -= piece;
+        }
+        Ok(available as usize)
+    }
+
+    /// Sends a reply of any size, and waits for room as long as it takes: until the guest has read
+    /// enough, or [`Doorbell::stop`] is called, or the guest has left.
+    pub fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if self.failed {
+            return Err(Error::Failed);
+        }
+        while !bytes.is_empty() {
+            let want = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(PIECE);
+            let want = want.min(self.buffer_size / 2);
+            let room = self.replies.room(&*self.mem, want)?;
+            if room < want {
+                self.wait_for_room(want)?;
+            }
+            let (piece, rest) = bytes.split_at(want as usize);
+            self.replies.put(&*self.mem, piece)?;
+            self.replies.publish_relaxed(&*self.mem, want);
+            tell_progress(&*self.mem);
+            self.counters.sent += u64::from(want);
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, want: u32) -> Result<()> {
+        let mut spin = Spin::new(BUSY_SPIN);
+        let mut nap = None;
+        loop {
+            let bell = self.mem.load(DOORBELL);
+            if self.replies.room(&*self.mem, want)? >= want {
+                return Ok(());
+            }
+            if self.doorbell.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            if self.mem.load(STATE) == state::EXIT {
+                return Err(Error::Exited);
+            }
+            if !spin.step(&*self.mem) {
+                // Guests do not tell when they have read.
+                let nap = nap.get_or_insert_with(Nap::new);
+                self.counters.naps += 1;
+                self.mem.wait(DOORBELL, bell, Patience::Nap(nap.time()));
+            }
+        }
+    }
+
+    /// Shows guests that they need not ping, because this end is certain to look again.
+    #[inline]
+    pub fn set_rendering(&self) {
+        self.show(state::RENDERING);
+    }
+
+    /// Shows guests that this end looks at the ring now and then, and that a ping would not hurt.
+    #[inline]
+    pub fn set_can_consume(&self) {
+        self.show(state::CAN_CONSUME);
+    }
+
+    /// Reading first leaves the line with the guest, who reads it at each flush.
+    #[inline]
+    fn show(&self, state: u32) {
+        let shown = self.mem.load(STATE);
+        if shown != state && shown != state::EXIT {
+            self.mem.publish(STATE, state);
+        }
+    }
+
+    /// Waits until there is something to receive: spins for at most `spin`, and not at all once
+    /// others want the core; then sleeps until the guest or a [`Doorbell`] rings.
+    ///
+    /// Lies of the guest count as data, for [`Self::recv`] to find.
+    #[inline]
+    pub fn wait(&mut self, spin: Duration) -> Wake {
+        // A guest resets the state when it takes the ring over.
+        self.set_rendering();
+        match self.look() {
+            Some(wake) => wake,
+            None => self.wait_long(spin),
+        }
+    }
+
+    /// Whether there is a reason to stop waiting.
+    #[inline]
+    fn look(&self) -> Option<Wake> {
+        if self.records.has_news(&*self.mem) || self.large.has_news(&*self.mem) {
+            Some(Wake::Data)
+        } else if self.doorbell.is_stopped() {
+            Some(Wake::Stopped)
+        } else if self.mem.load(STATE) == state::EXIT {
+            Some(Wake::Exited)
+        } else {
+            None
+        }
+    }
+
+    fn wait_long(&mut self, spin: Duration) -> Wake {
+        let mut spin = Spin::new(spin);
+        while spin.step(&*self.mem) {
+            if let Some(wake) = self.look() {
+                return self.woken(wake);
+            }
+        }
+        loop {
+            let bell = self.mem.load(DOORBELL);
+            // From here on guests ping. They publish and then read the state; we write the state and
+            // then look for what they published: one of both sees the other.
+            let before = self.mem.publish(STATE, state::NEED_NOTIFY);
+            if before == state::EXIT {
+                self.mem.publish(STATE, state::EXIT);
+            }
+            let mut wake = self.look();
+            if wake.is_none() && self.mem.load(TRANSFER_SIZE) != 0 {
+                // The guest is in the middle of a transfer.
+                self.set_rendering();
+                wake = self.wait_in_transfer();
+                if wake.is_none() {
+                    continue;
+                }
+            }
+            if wake.is_none() {
+                self.counters.sleeps += 1;
+                self.mem.wait(DOORBELL, bell, Patience::Safety(SAFETY));
+                wake = self.look();
+            }
+            if let Some(wake) = wake {
+                self.set_rendering();
+                return self.woken(wake);
+            }
+        }
+    }
+
+    /// Waits for more of a large transfer whose sender sees no reason to ping. Comes back without a
+    /// reason when the transfer has ended.
+    #[cold]
+    fn wait_in_transfer(&mut self) -> Option<Wake> {
+        let mut spin = Spin::new(BUSY_SPIN);
+        let mut nap = None;
+        loop {
+            let bell = self.mem.load(DOORBELL);
+            let wake = self.look();
+            if wake.is_some() || self.mem.load(TRANSFER_SIZE) == 0 {
+                return wake;
+            }
+            if !spin.step(&*self.mem) {
+                let nap = nap.get_or_insert_with(Nap::new);
+                self.counters.naps += 1;
+                self.mem.wait(DOORBELL, bell, Patience::Nap(nap.time()));
+            }
+        }
+    }
+
+    fn woken(&mut self, wake: Wake) -> Wake {
+        if wake == Wake::Data {
+            self.counters.wakes += 1;
+        }
+        wake
+    }
+
+    /// Tells the guest that this end has left; nobody will look at the ring any more.
+    pub fn exit(&mut self) {
+        if !self.failed {
+            self.failed = true;
+            self.mem.publish(STATE, state::EXIT);
+            tell_progress(&*self.mem);
+        }
+    }
+
+    /// Declares the stream lost: the guest stops waiting, and this end does nothing any more.
+    pub fn fail(&mut self) {
+        self.failed = true;
+        self.mem.publish(IN_ERROR, 1);
+        self.mem.publish(STATE, state::ERROR);
+        tell_progress(&*self.mem);
+    }
+
+    /// Whether [`Self::fail`] or [`Self::exit`] was called.
+    pub fn is_failed(&self) -> bool {
+        self.failed
+    }
+}
