@@ -1,0 +1,644 @@
+//! What the device answers to ioctls: those of virtio-gpu, and the few of DRM in general that go
+//! with them. The structures are the kernel's.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::ptr;
+use std::sync::Arc;
+
+use asgard_asg::kumquat::{
+    FENCE, GetCapset, RING_IDX, Request, ResourceCreate3d, ResourceCreateBlob, Response, Transfer3d,
+};
+use asgard_asg::submit::Command;
+use bytemuck::{Pod, Zeroable};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use crate::connection::Fence;
+use crate::device::{self, CAPSET_GFXSTREAM_VULKAN, Device, map_offset};
+use crate::node;
+use crate::report::{Once, trace};
+use crate::ring::{self, Ring};
+use crate::sync_file::signalled;
+
+/// The type byte of all DRM requests.
+pub(crate) const DRM: u32 = b'd' as u32;
+
+/// Numbers of requests, without their size and direction.
+mod number {
+    pub(super) const VERSION: u32 = 0x00;
+    pub(super) const GEM_CLOSE: u32 = 0x09;
+    pub(super) const GET_CAP: u32 = 0x0c;
+    pub(super) const PRIME_HANDLE_TO_FD: u32 = 0x2d;
+    pub(super) const PRIME_FD_TO_HANDLE: u32 = 0x2e;
+    pub(super) const MAP: u32 = 0x41;
+    pub(super) const EXECBUFFER: u32 = 0x42;
+    pub(super) const GETPARAM: u32 = 0x43;
+    pub(super) const RESOURCE_CREATE: u32 = 0x44;
+    pub(super) const RESOURCE_INFO: u32 = 0x45;
+    pub(super) const TRANSFER_FROM_HOST: u32 = 0x46;
+    pub(super) const TRANSFER_TO_HOST: u32 = 0x47;
+    pub(super) const WAIT: u32 = 0x48;
+    pub(super) const GET_CAPS: u32 = 0x49;
+    pub(super) const RESOURCE_CREATE_BLOB: u32 = 0x4a;
+    pub(super) const CONTEXT_INIT: u32 = 0x4b;
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Version {
+    major: i32,
+    minor: i32,
+    patchlevel: i32,
+    pad: u32,
+    /// Length and address: of the name, the date, the description.
+    strings: [[u64; 2]; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GemClose {
+    handle: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GetCap {
+    capability: u64,
+    value: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Prime {
+    handle: u32,
+    flags: u32,
+    fd: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Map {
+    offset: u64,
+    handle: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ExecBuffer {
+    flags: u32,
+    size: u32,
+    command: u64,
+    bo_handles: u64,
+    num_bo_handles: u32,
+    fence_fd: i32,
+    ring_idx: u32,
+    syncobj_stride: u32,
+    num_in_syncobjs: u32,
+    num_out_syncobjs: u32,
+    in_syncobjs: u64,
+    out_syncobjs: u64,
+}
+
+const EXEC_FENCE_FD_IN: u32 = 1;
+const EXEC_FENCE_FD_OUT: u32 = 2;
+const EXEC_RING_IDX: u32 = 4;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GetParam {
+    param: u64,
+    value: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ResourceCreate {
+    target: u32,
+    format: u32,
+    bind: u32,
+    width: u32,
+    height: u32,
+    depth: u32,
+    array_size: u32,
+    last_level: u32,
+    nr_samples: u32,
+    flags: u32,
+    bo_handle: u32,
+    res_handle: u32,
+    size: u32,
+    stride: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ResourceInfo {
+    bo_handle: u32,
+    res_handle: u32,
+    size: u32,
+    blob_mem: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Transfer {
+    bo_handle: u32,
+    region: [u32; 6],
+    level: u32,
+    offset: u32,
+    stride: u32,
+    layer_stride: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Wait {
+    handle: u32,
+    flags: u32,
+}
+
+const WAIT_NOWAIT: u32 = 1;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GetCaps {
+    capset_id: u32,
+    capset_version: u32,
+    address: u64,
+    size: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CreateBlob {
+    blob_mem: u32,
+    blob_flags: u32,
+    bo_handle: u32,
+    res_handle: u32,
+    size: u64,
+    pad: u32,
+    cmd_size: u32,
+    cmd: u64,
+    blob_id: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ContextInit {
+    num_params: u32,
+    pad: u32,
+    params: u64,
+}
+
+const CONTEXT_CAPSET_ID: u64 = 1;
+const CONTEXT_NUM_RINGS: u64 = 2;
+const CONTEXT_POLL_RINGS_MASK: u64 = 3;
+const CONTEXT_DEBUG_NAME: u64 = 4;
+
+/// Answers one request.
+///
+/// # Safety
+/// `argument` is what the request wants, as for the kernel: a structure of the size that the request
+/// states, whose addresses lead to memory of the stated lengths. The kernel would report a wrong
+/// address; here the program dies of it.
+pub(crate) unsafe fn dispatch(
+    device: &Device,
+    request: u32,
+    argument: *mut c_void,
+) -> Result<(), Errno> {
+    if request >> 8 & 0xff != DRM {
+        return Err(Errno::NOTTY);
+    }
+    if argument.is_null() {
+        return Err(Errno::FAULT);
+    }
+    if device.connection.is_dead() {
+        return Err(Errno::NODEV);
+    }
+    let argument = Argument {
+        address: argument.cast(),
+        len: (request >> 16 & 0x3fff) as usize,
+    };
+    let nr = request & 0xff;
+    // SAFETY: the caller vouches for the argument and what it points to.
+    let result = unsafe {
+        match nr {
+            number::VERSION => argument.with(|version| get_version(version)),
+            number::GEM_CLOSE => argument.with(|close| gem_close(device, close)),
+            number::GET_CAP => argument.with(get_cap),
+            number::PRIME_HANDLE_TO_FD => argument.with(|prime| handle_to_fd(device, prime)),
+            number::PRIME_FD_TO_HANDLE => argument.with(|prime| fd_to_handle(device, prime)),
+            number::MAP => argument.with(|map| virtgpu_map(device, map)),
+            number::EXECBUFFER => argument.with(|exec| execbuffer(device, exec)),
+            number::GETPARAM => argument.with(|param| getparam(device, param)),
+            number::RESOURCE_CREATE => argument.with(|create| resource_create(device, create)),
+            number::RESOURCE_INFO => argument.with(|info| resource_info(device, info)),
+            number::TRANSFER_FROM_HOST => {
+                argument.with(|transfer| transfer_3d(device, transfer, Request::TransferFromHost))
+            }
+            number::TRANSFER_TO_HOST => {
+                argument.with(|transfer| transfer_3d(device, transfer, Request::TransferToHost))
+            }
+            number::WAIT => argument.with(|wait| virtgpu_wait(device, wait)),
+            number::GET_CAPS => argument.with(|caps| get_caps(device, caps)),
+            number::RESOURCE_CREATE_BLOB => argument.with(|create| create_blob(device, create)),
+            number::CONTEXT_INIT => argument.with(|init| context_init(device, init)),
+            _ => Err(Errno::INVAL),
+        }
+    };
+    trace(|| {
+        format!(
+            "ioctl 0x{nr:02x}: {}",
+            if let Err(error) = &result {
+                error.to_string()
+            } else {
+                "ok".into()
+            }
+        )
+    });
+    result
+}
+
+/// A structure of the program, whose length may differ from ours, as headers of other ages have it.
+struct Argument {
+    address: *mut u8,
+    len: usize,
+}
+
+impl Argument {
+    /// Works on a copy, with zeroes where the program's structure is shorter, and copies it back.
+    ///
+    /// # Safety
+    /// The program's structure is valid for reads and writes of its length.
+    unsafe fn with<T: Pod>(
+        &self,
+        work: impl FnOnce(&mut T) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let mut copy = T::zeroed();
+        let len = self.len.min(size_of::<T>());
+        let bytes = bytemuck::bytes_of_mut(&mut copy).as_mut_ptr();
+        // SAFETY: `len` is within the structure, as the caller vouches, and within the copy.
+        unsafe { ptr::copy_nonoverlapping(self.address, bytes, len) };
+        let result = work(&mut copy);
+        let bytes = bytemuck::bytes_of(&copy).as_ptr();
+        // SAFETY: as above.
+        unsafe { ptr::copy_nonoverlapping(bytes, self.address, len) };
+        result
+    }
+}
+
+/// The program's memory that a structure refers to by address.
+///
+/// # Safety
+/// There are `len` values of `T` at `address`, and nobody writes them while the result is used.
+unsafe fn array<'a, T: Pod>(address: u64, len: usize) -> Result<&'a [T], Errno> {
+    let start = address as *const T;
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if start.is_null() || !start.is_aligned() {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: the caller vouches for the memory; it is not null, and aligned.
+    Ok(unsafe { std::slice::from_raw_parts(start, len) })
+}
+
+/// # Safety
+/// Each of the three addresses has room for the length beside it.
+unsafe fn get_version(version: &mut Version) -> Result<(), Errno> {
+    (version.major, version.minor, version.patchlevel) = (0, 1, 0);
+    for ([len, address], string) in version.strings.iter_mut().zip(node::STRINGS) {
+        let room = string
+            .len()
+            .min(usize::try_from(*len).unwrap_or(usize::MAX));
+        if *address != 0 {
+            // SAFETY: the caller vouches for the room.
+            unsafe { ptr::copy_nonoverlapping(string.as_ptr(), *address as *mut u8, room) };
+        }
+        *len = string.len() as u64;
+    }
+    Ok(())
+}
+
+fn gem_close(device: &Device, close: &mut GemClose) -> Result<(), Errno> {
+    let object = device.remove(close.handle)?;
+    if object.ring().is_some() {
+        ring::abandon();
+    }
+    Ok(())
+}
+
+fn get_cap(cap: &mut GetCap) -> Result<(), Errno> {
+    const PRIME: u64 = 5;
+    const PRIME_IMPORT_AND_EXPORT: u64 = 3;
+    cap.value = if cap.capability == PRIME {
+        PRIME_IMPORT_AND_EXPORT
+    } else {
+        0
+    };
+    Ok(())
+}
+
+fn handle_to_fd(device: &Device, prime: &mut Prime) -> Result<(), Errno> {
+    let object = device.object(prime.handle)?;
+    let fd = if prime.flags & libc::O_CLOEXEC as u32 != 0 {
+        rustix::io::fcntl_dupfd_cloexec(&object.memory, 0)?
+    } else {
+        rustix::io::dup(&object.memory)?
+    };
+    prime.fd = fd.into_raw_fd();
+    Ok(())
+}
+
+fn fd_to_handle(device: &Device, prime: &mut Prime) -> Result<(), Errno> {
+    if prime.fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: the number is not negative; if no file is open there, fstat says so.
+    prime.handle = device.handle_of(unsafe { BorrowedFd::borrow_raw(prime.fd) })?;
+    Ok(())
+}
+
+fn virtgpu_map(device: &Device, map: &mut Map) -> Result<(), Errno> {
+    device.object(map.handle)?;
+    map.offset = map_offset(map.handle);
+    Ok(())
+}
+
+/// # Safety
+/// The command and the handles are there, with their lengths.
+unsafe fn execbuffer(device: &Device, exec: &mut ExecBuffer) -> Result<(), Errno> {
+    if exec.flags & !(EXEC_FENCE_FD_IN | EXEC_FENCE_FD_OUT | EXEC_RING_IDX) != 0
+        || exec.num_in_syncobjs != 0
+        || exec.num_out_syncobjs != 0
+    {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: the caller vouches for both.
+    let (bytes, handles) = unsafe {
+        let bytes: &[u8] = array(exec.command, exec.size as usize)?;
+        let handles: &[u32] = array(exec.bo_handles, exec.num_bo_handles as usize)?;
+        (bytes, handles)
+    };
+    let command = Command::parse(bytes);
+    trace(|| {
+        format!(
+            "execbuffer flags {:x} ring {} bos {handles:?}: {command:x?}",
+            exec.flags, exec.ring_idx
+        )
+    });
+    let objects = handles
+        .iter()
+        .map(|handle| device.object(*handle))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    if exec.flags & EXEC_FENCE_FD_IN != 0 {
+        if exec.fence_fd < 0 {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the number is not negative; one that is not open does not block.
+        signalled(unsafe { BorrowedFd::borrow_raw(exec.fence_fd) }, true);
+    }
+    if let Ok(Command::ContextPing { resource_id }) = command {
+        let ring = device
+            .object_of_resource(resource_id)
+            .and_then(|object| object.ring());
+        if ring.is_some_and(|ring| ring.ping()) {
+            return Ok(());
+        }
+    }
+
+    let wants_fence = exec.flags & EXEC_FENCE_FD_OUT != 0 || !handles.is_empty();
+    let mut flags = if wants_fence { FENCE } else { 0 };
+    let mut ring_idx = 0;
+    if exec.flags & EXEC_RING_IDX != 0 {
+        flags |= RING_IDX;
+        ring_idx = u8::try_from(exec.ring_idx).map_err(|_| Errno::INVAL)?;
+    }
+    let fence = device.submit(flags, ring_idx, bytes).inspect_err(|error| {
+        static TOO_BIG: Once = Once::new();
+        if *error == Errno::TOOBIG {
+            TOO_BIG.tell(|| {
+                format!(
+                    "a command of {} bytes does not fit into a packet",
+                    bytes.len()
+                )
+            });
+        }
+    })?;
+    if let Some(fence) = &fence {
+        for object in &objects {
+            object.attach(fence);
+        }
+        if exec.flags & EXEC_FENCE_FD_OUT != 0 {
+            exec.fence_fd = rustix::io::fcntl_dupfd_cloexec(fence, 0)?.into_raw_fd();
+        }
+    }
+    if let Ok(Command::ContextCreate { resource_id }) = command {
+        start_ring(device, resource_id);
+    }
+    Ok(())
+}
+
+/// The calling thread has made a ring, and will be the one that waits on it.
+fn start_ring(device: &Device, resource_id: u32) {
+    let Some(object) = device.object_of_resource(resource_id) else {
+        return;
+    };
+    // Without a mapping of our own everything works, only slower.
+    if let Ok(ring) = Ring::map(object.memory.as_fd()) {
+        let ring = Arc::new(ring);
+        device.connection.remember_ring(&ring);
+        ring.adopt();
+        object.set_ring(ring);
+    }
+}
+
+/// # Safety
+/// There is room for a C int at the address.
+unsafe fn getparam(device: &Device, param: &mut GetParam) -> Result<(), Errno> {
+    let value: i32 = match param.param {
+        // 3D, fixed capset query, blobs, host-visible memory, cross-device sharing, contexts.
+        1..=6 => 1,
+        // The capsets, one bit each; the kernel's value is a C int as well.
+        7 => device.connection.capsets() as u32 as i32,
+        // Contexts have names.
+        8 => 1,
+        _ => return Err(Errno::INVAL),
+    };
+    let address = param.value as *mut i32;
+    if address.is_null() {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: the caller vouches for the room.
+    unsafe { address.write_unaligned(value) };
+    Ok(())
+}
+
+fn resource_create(device: &Device, create: &mut ResourceCreate) -> Result<(), Errno> {
+    let ctx_id = device.context()?;
+    let request = Request::ResourceCreate3d(ResourceCreate3d {
+        target: create.target,
+        format: create.format,
+        bind: create.bind,
+        width: create.width,
+        height: create.height,
+        depth: create.depth,
+        array_size: create.array_size,
+        last_level: create.last_level,
+        nr_samples: create.nr_samples,
+        flags: create.flags,
+        size: create.size,
+        stride: create.stride,
+        ctx_id,
+    });
+    let (handle, object) = device.create(ctx_id, &[request], create.size.into(), 0)?;
+    create.bo_handle = handle;
+    create.res_handle = object.resource_id;
+    Ok(())
+}
+
+fn resource_info(device: &Device, info: &mut ResourceInfo) -> Result<(), Errno> {
+    let object = device.object(info.bo_handle)?;
+    info.res_handle = object.resource_id;
+    info.size = u32::try_from(object.size).unwrap_or(u32::MAX);
+    info.blob_mem = object.blob_mem;
+    Ok(())
+}
+
+fn transfer_3d(
+    device: &Device,
+    transfer: &mut Transfer,
+    request: fn(Transfer3d) -> Request<'static>,
+) -> Result<(), Errno> {
+    let ctx_id = device.context()?;
+    let object = device.object(transfer.bo_handle)?;
+    let request = request(Transfer3d {
+        region: transfer.region,
+        offset: transfer.offset.into(),
+        level: transfer.level,
+        stride: transfer.stride,
+        layer_stride: transfer.layer_stride,
+        ctx_id,
+        resource_id: object.resource_id,
+        padding: 0,
+    });
+    let done: Fence = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    device.connection.send(&[request], &[done.as_fd()])?;
+    device.connection.remember_fence(&done);
+    object.attach(&done);
+    Ok(())
+}
+
+fn virtgpu_wait(device: &Device, wait: &mut Wait) -> Result<(), Errno> {
+    device
+        .object(wait.handle)?
+        .wait(wait.flags & WAIT_NOWAIT == 0)?;
+    if device.connection.is_dead() {
+        return Err(Errno::NODEV);
+    }
+    Ok(())
+}
+
+/// # Safety
+/// There is room for the stated size at the address.
+unsafe fn get_caps(device: &Device, caps: &mut GetCaps) -> Result<(), Errno> {
+    trace(|| {
+        format!(
+            "get caps: capset {} version {} size {}",
+            caps.capset_id, caps.capset_version, caps.size
+        )
+    });
+    let request = Request::GetCapset(GetCapset {
+        capset_id: caps.capset_id,
+        capset_version: caps.capset_version,
+    });
+    let bytes = device
+        .connection
+        .call(&[request], |response, _| match response {
+            Response::Capset(bytes) => Some(bytes.to_vec()),
+            _ => None,
+        })?;
+    if caps.address == 0 {
+        return Err(Errno::FAULT);
+    }
+    let len = bytes.len().min(caps.size as usize);
+    // SAFETY: the caller vouches for the room.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), caps.address as *mut u8, len) };
+    Ok(())
+}
+
+/// # Safety
+/// The command is there, with its length.
+unsafe fn create_blob(device: &Device, create: &mut CreateBlob) -> Result<(), Errno> {
+    trace(|| {
+        let CreateBlob {
+            blob_mem,
+            blob_flags,
+            size,
+            cmd_size,
+            blob_id,
+            ..
+        } = *create;
+        format!(
+            "create blob: mem {blob_mem} flags {blob_flags:x} size {size} id {blob_id} command of {cmd_size}"
+        )
+    });
+    if create.size == 0 {
+        return Err(Errno::INVAL);
+    }
+    let ctx_id = device.context()?;
+    // SAFETY: the caller vouches for it.
+    let command = unsafe { array(create.cmd, create.cmd_size as usize) }?;
+    let submit = Request::Submit3d {
+        flags: 0,
+        ctx_id,
+        ring_idx: 0,
+        in_fences: Vec::new(),
+        command,
+    };
+    let blob = Request::ResourceCreateBlob(ResourceCreateBlob {
+        ctx_id,
+        blob_mem: create.blob_mem,
+        blob_flags: create.blob_flags,
+        padding: 0,
+        blob_id: create.blob_id,
+        size: create.size,
+    });
+    let requests = [submit, blob];
+    let requests = if command.is_empty() {
+        &requests[1..]
+    } else {
+        &requests[..]
+    };
+    let (handle, object) = device.create(ctx_id, requests, create.size, create.blob_mem)?;
+    create.bo_handle = handle;
+    create.res_handle = object.resource_id;
+    Ok(())
+}
+
+/// # Safety
+/// The parameters are there, and a name among them is a C string.
+unsafe fn context_init(device: &Device, init: &mut ContextInit) -> Result<(), Errno> {
+    // SAFETY: the caller vouches for them.
+    let params: &[[u64; 2]] = unsafe { array(init.params, init.num_params as usize) }?;
+    trace(|| format!("context init: {params:x?}"));
+    let mut capset = CAPSET_GFXSTREAM_VULKAN;
+    let mut name = device::program_name();
+    for [param, value] in params {
+        match *param {
+            CONTEXT_CAPSET_ID => capset = u32::try_from(*value).map_err(|_| Errno::INVAL)?,
+            // Timelines are made when they are used, and nobody polls for them.
+            CONTEXT_NUM_RINGS | CONTEXT_POLL_RINGS_MASK => {}
+            CONTEXT_DEBUG_NAME if *value != 0 => {
+                // SAFETY: the caller vouches for the name.
+                name = unsafe { CStr::from_ptr(*value as *const c_char) }.to_bytes();
+            }
+            _ => return Err(Errno::INVAL),
+        }
+    }
+    device.create_context(capset, name)
+}
