@@ -1,1 +1,83 @@
-fn main() {}
+//! The `asgard` command.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod cli;
+
+/// Vulkan for programs and virtual machines without a GPU of their own.
+///
+/// Asgard is a gfxstream renderer: it executes on this machine's Vulkan driver what a guest's
+/// gfxstream driver sends. Mesa has that guest driver, so that guests need nothing from Asgard.
+#[derive(Debug, Parser)]
+#[command(name = "asgard", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    /// Say more: -v what happens, -vv details, -vvv everything. RUST_LOG is finer
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  asgard doctor                         see whether everything is there
+  asgard run -- vulkaninfo --summary    run one program on the renderer
+  asgard serve --kumquat-socket /run/user/1000/asgard.sock
+  asgard run --connect /run/user/1000/asgard.sock -- vkcube";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(cli::run::Args),
+    Serve(cli::serve::Args),
+    Doctor(cli::doctor::Args),
+    /// Print the manual page
+    Man,
+    /// Print the completion script of a shell
+    ///
+    /// For bash: asgard completions bash > ~/.local/share/bash-completion/completions/asgard
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Serve one connection that arrives at the standard input; `asgard` starts it by itself
+    #[command(hide = true)]
+    Worker(cli::worker::Args),
+    /// Load the Vulkan driver and describe it in JSON; a process of its own, as it may crash
+    #[command(hide = true)]
+    Probe,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli::log(cli.verbose);
+    let done = match cli.command {
+        Command::Run(args) => cli::run::main(args, cli.verbose),
+        Command::Serve(args) => cli::serve::main(&args, cli.verbose),
+        Command::Doctor(args) => cli::doctor::main(&args),
+        Command::Man => cli::manual(Cli::command()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "asgard", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Worker(args) => cli::worker::main(&args),
+        Command::Probe => cli::worker::probe(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("asgard: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

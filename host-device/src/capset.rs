@@ -1,0 +1,77 @@
+//! The capability set that guests read first.
+
+use asgard_asg::capset::{CAPSET_ID, CAPSET_VERSION, Capset, Extension, FULL_SIZE, serialise};
+
+use crate::Error;
+use crate::device::Config;
+
+/// What a guest learns about a capset before it reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// The id; 3 is gfxstream-vulkan, the only one there is.
+    pub id: u32,
+    /// The highest version.
+    pub version: u32,
+    /// Bytes.
+    pub size: u32,
+}
+
+/// How many capsets there are.
+pub const COUNT: u32 = 1;
+
+/// The capset at `index`.
+pub fn info(index: u32) -> Option<Info> {
+    (index < COUNT).then_some(Info {
+        id: CAPSET_ID,
+        version: CAPSET_VERSION,
+        size: FULL_SIZE as u32,
+    })
+}
+
+/// The bytes of a capset.
+pub fn bytes(
+    config: &Config,
+    color_buffer_memory_index: u32,
+    id: u32,
+    version: u32,
+) -> Result<[u8; FULL_SIZE], Error> {
+    if id != CAPSET_ID || version > CAPSET_VERSION {
+        return Err(Error::NoCapset { id, version });
+    }
+    let capset = Capset {
+        buffer_size: config.buffer_size,
+        color_buffer_memory_index,
+        blob_alignment: u32::try_from(rustix::param::page_size()).unwrap_or(4096),
+        vulkan_batched_descriptor_set_update: u32::from(config.batched_descriptor_sets),
+        ..Capset::default()
+    };
+    Ok(serialise(&capset, &Extension::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_reach_the_guest() {
+        let config = Config {
+            batched_descriptor_sets: false,
+            ..Config::default()
+        };
+        let (capset, extension) =
+            asgard_asg::capset::parse(&bytes(&config, 7, CAPSET_ID, 0).unwrap());
+        assert_eq!(capset.protocol_version, 1);
+        assert_eq!((capset.ring_size, capset.buffer_size), (12288, 1 << 20));
+        assert_eq!(capset.color_buffer_memory_index, 7);
+        assert_eq!(capset.deferred_mapping, 0);
+        assert_eq!(capset.vulkan_batched_descriptor_set_update, 0);
+        assert!(extension.is_some());
+    }
+
+    #[test]
+    fn other_capsets_are_refused() {
+        assert!(bytes(&Config::default(), 0, 4, 0).is_err());
+        assert!(bytes(&Config::default(), 0, CAPSET_ID, 1).is_err());
+        assert_eq!(info(1), None);
+    }
+}

@@ -1,0 +1,214 @@
+//! What the subcommands share.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use asgard_host_device::device::{Config, Limits};
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+pub(crate) mod doctor;
+pub(crate) mod environment;
+pub(crate) mod run;
+pub(crate) mod serve;
+pub(crate) mod worker;
+
+/// Logs to the standard error.
+pub(crate) fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
+}
+
+pub(crate) fn manual(command: clap::Command) -> anyhow::Result<ExitCode> {
+    clap_mangen::Man::new(command)
+        .render(&mut io::stdout())
+        .context("cannot print the manual page")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RendererKind {
+    /// The host's Vulkan driver.
+    Vulkan,
+    /// Echoes what it gets; for tests and measurements of the transport.
+    Null,
+}
+
+/// What a guest may use, and how it is served.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Limits of each connection")]
+pub(crate) struct DeviceArgs {
+    /// Bytes of memory, such as 512M or 4G: of the connection's own resources, and of each context's Vulkan memory
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_memory: Option<u64>,
+    /// Guest processes in one connection
+    #[arg(long, value_name = "N", default_value_t = Limits::default().contexts)]
+    max_contexts: usize,
+    /// Guest threads of one guest process
+    #[arg(long, value_name = "N", default_value_t = Limits::default().rings)]
+    max_rings: usize,
+    /// Resources: mapped memory and shared images
+    #[arg(long, value_name = "N", default_value_t = Limits::default().resources)]
+    max_resources: usize,
+    /// Vulkan objects of one guest process
+    #[arg(long, value_name = "N", default_value_t = Limits::default().objects)]
+    max_objects: u32,
+    /// Have guests send each descriptor set update at once instead of with the next submission
+    #[arg(long, help_heading = "Protocol")]
+    no_batched_descriptor_sets: bool,
+    /// Bytes by which a ring's write pointer moves at each small transfer
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().flush_interval, help_heading = "Protocol",
+          value_parser = parse_flush_interval)]
+    flush_interval: u32,
+    /// Microseconds for which an idle ring thread looks for more before it sleeps
+    #[arg(
+        long,
+        value_name = "US",
+        default_value_t = 50,
+        help_heading = "Protocol"
+    )]
+    spin: u32,
+    /// Who executes the commands
+    #[arg(long, value_enum, default_value_t = RendererKind::Vulkan, hide = true)]
+    pub(crate) renderer: RendererKind,
+}
+
+impl DeviceArgs {
+    pub(crate) fn config(&self) -> Config {
+        let limits = Limits {
+            contexts: self.max_contexts,
+            rings: self.max_rings,
+            resources: self.max_resources,
+            objects: self.max_objects,
+            memory: self.max_memory.unwrap_or(u64::MAX),
+            ..Limits::default()
+        };
+        Config {
+            limits,
+            batched_descriptor_sets: !self.no_batched_descriptor_sets,
+            flush_interval: self.flush_interval,
+            spin: Duration::from_micros(self.spin.into()),
+            ..Config::default()
+        }
+    }
+
+    /// The arguments that make a worker do as this command was told.
+    fn worker_args(&self, verbose: u8) -> Vec<OsString> {
+        let mut args = vec![String::from("worker")];
+        args.extend((0..verbose).map(|_| String::from("-v")));
+        let mut option =
+            |name: &str, value: &dyn std::fmt::Display| args.push(format!("--{name}={value}"));
+        if let Some(bytes) = self.max_memory {
+            option("max-memory", &bytes);
+        }
+        option("max-contexts", &self.max_contexts);
+        option("max-rings", &self.max_rings);
+        option("max-resources", &self.max_resources);
+        option("max-objects", &self.max_objects);
+        option("flush-interval", &self.flush_interval);
+        option("spin", &self.spin);
+        if self.renderer == RendererKind::Null {
+            option("renderer", &"null");
+        }
+        if self.no_batched_descriptor_sets {
+            args.push(String::from("--no-batched-descriptor-sets"));
+        }
+        args.into_iter().map(OsString::from).collect()
+    }
+
+    /// How a supervisor runs the workers.
+    pub(crate) fn supervisor_options(
+        &self,
+        max_connections: usize,
+        linger: Duration,
+        verbose: u8,
+    ) -> asgard_host_device::supervisor::Options {
+        asgard_host_device::supervisor::Options {
+            worker_args: self.worker_args(verbose),
+            worker_env: environment::of_workers(),
+            max_connections,
+            linger,
+        }
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text.strip_prefix(digits).unwrap_or_default();
+    let shift = match unit.trim_end_matches("iB").trim_end_matches('B') {
+        "" => 0,
+        "k" | "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(format!("{unit:?} is no unit; use K, M, G or T")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "not a number of bytes".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())
+}
+
+fn parse_flush_interval(text: &str) -> Result<u32, String> {
+    let bytes: u32 = text
+        .parse()
+        .map_err(|_| "not a number of bytes".to_owned())?;
+    if asgard_asg::layout::valid_config(Config::default().buffer_size, bytes) {
+        Ok(bytes)
+    } else {
+        Err("must be a multiple of 4, and at most half of the ring's buffer".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(parse_bytes("17"), Ok(17));
+        assert_eq!(parse_bytes("4G"), Ok(4 << 30));
+        assert_eq!(parse_bytes("512MiB"), Ok(512 << 20));
+        assert!(parse_bytes("G").is_err());
+        assert!(parse_bytes("1X").is_err());
+        assert!(parse_bytes("99999999999999T").is_err());
+    }
+
+    #[test]
+    fn workers_are_told_what_the_command_was_told() {
+        #[derive(Debug, clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            device: DeviceArgs,
+        }
+        use clap::Parser;
+        let told = [
+            "x",
+            "--max-memory=2G",
+            "--max-rings=3",
+            "--no-batched-descriptor-sets",
+            "--renderer=null",
+            "--spin=7",
+        ];
+        let first = Only::parse_from(told).device;
+        let mut args = first.worker_args(0);
+        args[0] = "x".into();
+        let second = Only::parse_from(args).device;
+        assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    }
+}

@@ -1,0 +1,115 @@
+//! The process that serves one connection; see `supervisor`.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use asgard_asg::kumquat::{Packet, Socket};
+use asgard_host_device::device::{Device, Summary};
+use asgard_host_device::renderer::null::Null;
+use asgard_host_device::renderer::vulkan::Vulkan;
+use asgard_host_device::renderer::{self, Renderer};
+use asgard_host_device::supervisor::Report;
+use asgard_host_device::vmm::kumquat;
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
+
+use super::{DeviceArgs, RendererKind};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot follow the parent")?;
+    confine();
+    let control = control_socket()?;
+    let renderer = match load(args.device.renderer) {
+        Ok(renderer) => renderer,
+        Err(error) => {
+            // The supervisor reports it.
+            Report::ended(Summary::default(), Some(error.to_string())).send(&control)?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    Report::Ready {
+        device: renderer.device_name(),
+    }
+    .send(&control)?;
+
+    let mut packet = Packet::default();
+    if !control
+        .recv(&mut packet)
+        .context("cannot hear the supervisor")?
+    {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(connection) = packet.fds.pop() else {
+        bail!("the supervisor sent no connection")
+    };
+    let device = Device::new(renderer, args.device.config());
+    let outcome = kumquat::serve(Socket::from(connection), device);
+    let error = outcome.fault.map(|fault| fault.to_string());
+    Report::ended(outcome.summary, error).send(&control)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Describes the renderer on the standard output.
+pub(crate) fn probe() -> anyhow::Result<ExitCode> {
+    confine();
+    let renderer = load(RendererKind::Vulkan)?;
+    println!(
+        "{}",
+        serde_json::json!({ "device": renderer.device_name() })
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(kind: RendererKind) -> Result<Arc<dyn Renderer>, renderer::Error> {
+    Ok(match kind {
+        RendererKind::Vulkan => Arc::new(Vulkan::load()?),
+        RendererKind::Null => Arc::new(Null),
+    })
+}
+
+/// The supervisor's socket is our standard input, which no program inherits by accident.
+fn control_socket() -> anyhow::Result<Socket> {
+    let stdin = io::stdin();
+    match rustix::net::sockopt::socket_type(&stdin) {
+        Ok(rustix::net::SocketType::SEQPACKET) => {}
+        _ => bail!("`asgard worker` is started by `asgard run` and `asgard serve`"),
+    }
+    Ok(Socket::from(stdin.as_fd().try_clone_to_owned()?))
+}
+
+/// A guest may crash this process at will: that must not fill the disk. Every resource is a file descriptor.
+fn confine() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let files = getrlimit(Resource::Nofile);
+    let limits = [
+        (Resource::Core, none),
+        (
+            Resource::Nofile,
+            Rlimit {
+                current: files.maximum,
+                maximum: files.maximum,
+            },
+        ),
+    ];
+    for (resource, limit) in limits {
+        if let Err(error) = setrlimit(resource, limit) {
+            tracing::debug!("cannot set the limit of {resource:?}: {error}");
+        }
+    }
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        tracing::debug!("cannot give up privileges: {error}");
+    }
+}

@@ -1,0 +1,67 @@
+//! What the device asks of a renderer, and the two renderers there are.
+//!
+//! [`vulkan`] is the real one, a thin wrapper of `asgard-decoder`.
+//! [`null`] needs no Vulkan driver: it echoes every byte and allocates plain memory, which is
+//! enough to test and to measure everything in front of the decoder.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+pub use asgard_decoder::{Blob, Error, Limits, Replies, Stats};
+
+use crate::resource::Shape;
+
+pub mod null;
+pub mod vulkan;
+
+/// A renderer, one per process.
+pub trait Renderer: Send + Sync + fmt::Debug {
+    /// Which device guests see.
+    fn device_name(&self) -> String;
+    /// Capset field `colorBufferMemoryIndex`.
+    fn color_buffer_memory_index(&self) -> u32;
+    /// A new, empty context.
+    fn create_context(&self, name: &str, limits: Limits) -> Arc<dyn Context>;
+}
+
+/// The renderer's side of one guest process.
+pub trait Context: Send + Sync + fmt::Debug {
+    /// The decoder of one more guest thread.
+    fn open_stream(&self) -> Box<dyn Stream>;
+    /// Hands over the memory published under `blob_id`, once.
+    fn take_blob(&self, blob_id: u64) -> Result<Blob, Error>;
+    /// Makes a resource that the device allocated known to the guest process under its id.
+    fn add_resource(
+        &self,
+        res_id: u32,
+        memory: BorrowedFd<'_>,
+        size: u64,
+        shape: Option<&Shape>,
+    ) -> Result<(), Error>;
+    /// The resource is no longer attached to this context.
+    fn remove_resource(&self, res_id: u32);
+    /// Calls `done` once the VkFence or VkSemaphore behind the token signals, or the context dies.
+    fn when_signaled(
+        &self,
+        device: u64,
+        fence_or_semaphore: u64,
+        done: Box<dyn FnOnce() + Send>,
+    ) -> Result<(), Error>;
+    /// Why this context is dead, if it is.
+    fn error(&self) -> Option<String>;
+    /// Marks the context dead: every stream stops at its next step, and waits end.
+    fn poison(&self, why: &str);
+    /// What went through so far.
+    fn stats(&self) -> Stats;
+    /// Destroys everything. Comes after the last stream is dropped; may wait for the driver.
+    fn close(&self);
+}
+
+/// The decoder of one guest thread's bytes.
+pub trait Stream: Send {
+    /// Where the ring's bytes go.
+    fn input(&mut self) -> &mut Vec<u8>;
+    /// Executes every complete packet of the input.
+    fn run(&mut self, replies: &mut dyn Replies) -> Result<(), Error>;
+}

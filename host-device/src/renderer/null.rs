@@ -1,0 +1,132 @@
+//! A renderer without a driver: streams echo their input, blobs are plain memory, fences are
+//! signalled at once.
+
+use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{Blob, Context, Error, Limits, Renderer, Replies, Stats, Stream};
+use crate::resource::{MAP_CACHED, Shape, sealed_memory};
+
+/// Bytes of every blob.
+pub const BLOB_SIZE: u64 = 64 << 10;
+
+/// Blob ids from here on were "not published".
+pub const FIRST_MISSING_BLOB: u64 = 1 << 32;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Null;
+
+impl Renderer for Null {
+    fn device_name(&self) -> String {
+        "null".to_owned()
+    }
+    fn color_buffer_memory_index(&self) -> u32 {
+        u32::MAX
+    }
+    fn create_context(&self, _name: &str, _limits: Limits) -> Arc<dyn Context> {
+        Arc::new(NullContext::default())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    dead: AtomicBool,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    packets: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct NullContext {
+    shared: Arc<Shared>,
+    taken: Mutex<BTreeSet<u64>>,
+}
+
+impl Context for NullContext {
+    fn open_stream(&self) -> Box<dyn Stream> {
+        Box::new(Echo {
+            input: Vec::new(),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+    fn take_blob(&self, blob_id: u64) -> Result<Blob, Error> {
+        if blob_id >= FIRST_MISSING_BLOB || !self.taken.lock().insert(blob_id) {
+            return Err(Error::NoBlob(blob_id));
+        }
+        match sealed_memory("asgard-null-blob", BLOB_SIZE) {
+            Ok(fd) => Ok(Blob {
+                fd,
+                size: BLOB_SIZE,
+                map_info: MAP_CACHED,
+            }),
+            Err(_) => Err(Error::NoBlob(blob_id)),
+        }
+    }
+    fn add_resource(
+        &self,
+        _res_id: u32,
+        _memory: BorrowedFd<'_>,
+        _size: u64,
+        _shape: Option<&Shape>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+    fn remove_resource(&self, _res_id: u32) {}
+    fn when_signaled(
+        &self,
+        _device: u64,
+        _fence_or_semaphore: u64,
+        done: Box<dyn FnOnce() + Send>,
+    ) -> Result<(), Error> {
+        done();
+        Ok(())
+    }
+    fn error(&self) -> Option<String> {
+        self.shared
+            .dead
+            .load(Ordering::Relaxed)
+            .then(|| "poisoned".to_owned())
+    }
+    fn poison(&self, _why: &str) {
+        self.shared.dead.store(true, Ordering::Relaxed);
+    }
+    fn stats(&self) -> Stats {
+        Stats {
+            packets: self.shared.packets.load(Ordering::Relaxed),
+            bytes_in: self.shared.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.shared.bytes_out.load(Ordering::Relaxed),
+            ..Stats::default()
+        }
+    }
+    fn close(&self) {
+        self.poison("closed");
+    }
+}
+
+struct Echo {
+    input: Vec<u8>,
+    shared: Arc<Shared>,
+}
+
+impl Stream for Echo {
+    fn input(&mut self) -> &mut Vec<u8> {
+        &mut self.input
+    }
+    fn run(&mut self, replies: &mut dyn Replies) -> Result<(), Error> {
+        if self.shared.dead.load(Ordering::Relaxed) {
+            return Err(Error::Disconnected);
+        }
+        let bytes = self.input.len() as u64;
+        self.shared.packets.fetch_add(1, Ordering::Relaxed);
+        self.shared.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+        replies.send(&self.input)?;
+        self.shared.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        self.input.clear();
+        Ok(())
+    }
+}

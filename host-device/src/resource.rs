@@ -1,0 +1,192 @@
+//! Resources: memory with a guest-chosen id.
+//!
+//! Everything a guest can map is a sealed memfd (or what the renderer exports): the guest holds
+//! the same file, and a file that it could shrink would let it kill the host with SIGBUS.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+use crate::Error;
+
+/// virtio-gpu `map_info`: ordinary cached memory.
+pub const MAP_CACHED: u32 = 1;
+
+/// The picture in a resource of RESOURCE_CREATE_3D. All values are the guest's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Gallium texture target: 0 buffer, 2 two-dimensional.
+    pub target: u32,
+    /// virgl format.
+    pub format: u32,
+    /// Bind flags.
+    pub bind: u32,
+    /// Texels.
+    pub width: u32,
+    /// Texels.
+    pub height: u32,
+    /// Layers of a volume.
+    pub depth: u32,
+    /// Layers of an array.
+    pub array_size: u32,
+    /// Mip levels less one.
+    pub last_level: u32,
+    /// Samples per texel.
+    pub samples: u32,
+    /// Resource flags.
+    pub flags: u32,
+    /// Bytes from one row to the next; 0 means packed.
+    pub stride: u32,
+    /// Bytes; 0 means as many as the rows need.
+    pub size: u32,
+}
+
+/// virgl formats that the guest driver uses for resources: 8-bit and 10-bit four-channel, and R8.
+const FORMAT_R8: u32 = 64;
+
+impl Shape {
+    /// Bytes from one row to the next.
+    pub fn row_bytes(&self) -> u64 {
+        let texel = if self.format == FORMAT_R8 || self.target == 0 {
+            1
+        } else {
+            4
+        };
+        if self.stride != 0 {
+            u64::from(self.stride)
+        } else {
+            u64::from(self.width).saturating_mul(texel)
+        }
+    }
+
+    /// Bytes of memory that hold all rows of all layers.
+    pub fn bytes(&self) -> u64 {
+        let layers = u64::from(self.depth.max(1)).saturating_mul(u64::from(self.array_size.max(1)));
+        let rows = self
+            .row_bytes()
+            .saturating_mul(u64::from(self.height.max(1)));
+        rows.saturating_mul(layers).max(u64::from(self.size))
+    }
+}
+
+/// Where a resource came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Blob id 0: memory for a ring.
+    Shared,
+    /// Memory that the renderer published under this blob id.
+    Renderer(u64),
+    /// RESOURCE_CREATE_3D.
+    Shaped(Shape),
+}
+
+/// One resource. Clones of its file keep the memory alive after the id is gone.
+#[derive(Debug)]
+pub struct Resource {
+    file: Arc<OwnedFd>,
+    size: u64,
+    map_info: u32,
+    origin: Origin,
+}
+
+impl Resource {
+    /// New zeroed memory.
+    pub fn allocate(name: &str, size: u64, origin: Origin) -> Result<Self, Error> {
+        Ok(Self {
+            file: Arc::new(sealed_memory(name, size)?),
+            size,
+            map_info: MAP_CACHED,
+            origin,
+        })
+    }
+
+    /// Memory that the renderer gave away.
+    pub fn from_blob(blob: asgard_decoder::Blob, blob_id: u64) -> Self {
+        Self {
+            file: Arc::new(blob.fd),
+            size: blob.size,
+            map_info: blob.map_info,
+            origin: Origin::Renderer(blob_id),
+        }
+    }
+
+    /// The memory.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+    /// virtio-gpu `map_info`.
+    pub fn map_info(&self) -> u32 {
+        self.map_info
+    }
+    /// Where it came from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+/// A zeroed memfd of exactly `size` bytes that nobody can grow or shrink.
+pub fn sealed_memory(name: &str, size: u64) -> Result<OwnedFd, Error> {
+    let memory = |source: rustix::io::Errno| Error::Memory {
+        size,
+        source: source.into(),
+    };
+    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(memory)?;
+    ftruncate(&fd, size).map_err(memory)?;
+    fcntl_add_seals(&fd, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL).map_err(memory)?;
+    Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_cannot_be_resized() {
+        let fd = sealed_memory("test", 8192).unwrap();
+        assert!(ftruncate(&fd, 0).is_err());
+        assert!(ftruncate(&fd, 1 << 20).is_err());
+        assert_eq!(rustix::fs::fstat(&fd).unwrap().st_size, 8192);
+    }
+
+    #[test]
+    fn shapes_without_sizes_are_packed() {
+        let shape = Shape {
+            target: 2,
+            format: 67,
+            width: 10,
+            height: 3,
+            ..Shape::default()
+        };
+        assert_eq!(shape.bytes(), 120);
+        let buffer = Shape {
+            target: 0,
+            format: FORMAT_R8,
+            width: 100,
+            height: 1,
+            ..Shape::default()
+        };
+        assert_eq!(buffer.bytes(), 100);
+        let strided = Shape {
+            stride: 64,
+            ..shape
+        };
+        assert_eq!(strided.bytes(), 192);
+    }
+
+    #[test]
+    fn absurd_shapes_saturate() {
+        let shape = Shape {
+            width: u32::MAX,
+            height: u32::MAX,
+            depth: u32::MAX,
+            array_size: u32::MAX,
+            ..Shape::default()
+        };
+        assert_eq!(shape.bytes(), u64::MAX);
+    }
+}

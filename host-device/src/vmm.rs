@@ -1,0 +1,3 @@
+//! The ways of attaching a guest, one file each.
+
+pub mod kumquat;
