@@ -89,7 +89,7 @@ apt_get() {
         apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
-# newest_mesa: prints "VERSION SUITE-FIELD" of the newest Mesa that apt can see.
+# mesa_available: apt can see a Mesa that is new enough.
 mesa_available() {
     local version
     for version in $(apt-cache madison mesa-vulkan-drivers | awk -F'|' '{ print $2 }'); do

@@ -1,0 +1,137 @@
+//! Compares what a workload computed natively with what it computed through the renderer.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::report::{Outcome, Report};
+use crate::via::{self, Finished, Stack};
+
+/// Parts that may be gated off behind the renderer although the native driver runs them, with the reason.
+pub const HIDDEN: &[(&str, &str)] = &[
+    (
+        "push descriptors",
+        "the stock guest driver does not list VK_KHR_push_descriptor",
+    ),
+    (
+        "push descriptor template",
+        "the stock guest driver does not list VK_KHR_push_descriptor",
+    ),
+];
+
+/// How two reports of one workload relate, part by part.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// Ran on both, with the same bytes.
+    pub same: Vec<String>,
+    /// Ran on neither, or is [`HIDDEN`]; with the reason.
+    pub gated: Vec<(String, String)>,
+    /// Anything else, with what is wrong.
+    pub different: Vec<(String, String)>,
+}
+
+/// Compares two reports.
+#[must_use]
+pub fn compare(native: &Report, through: &Report) -> Comparison {
+    let mut all = Comparison::default();
+    for part in &native.parts {
+        let name = part.name.clone();
+        let other = through.parts.iter().find(|other| other.name == part.name);
+        match (&part.outcome, other.map(|other| &other.outcome)) {
+            (_, None) => all.different.push((name, "missing".to_owned())),
+            (Outcome::Bytes(a), Some(Outcome::Bytes(b))) if a == b => all.same.push(name),
+            (Outcome::Bytes(a), Some(Outcome::Bytes(b))) => {
+                all.different.push((name, differ(a, b)))
+            }
+            (Outcome::Gated(why), Some(Outcome::Gated(_))) => all.gated.push((name, why.clone())),
+            (Outcome::Gated(why), Some(Outcome::Bytes(_))) => {
+                all.different
+                    .push((name, format!("runs, but natively it does not: {why}")));
+            }
+            (Outcome::Bytes(_), Some(Outcome::Gated(why))) => {
+                match HIDDEN.iter().find(|(hidden, _)| *hidden == name) {
+                    Some((_, reason)) => all.gated.push((name, (*reason).to_owned())),
+                    None => all.different.push((name, format!("does not run: {why}"))),
+                }
+            }
+        }
+    }
+    for part in &through.parts {
+        if native.parts.iter().all(|other| other.name != part.name) {
+            all.different
+                .push((part.name.clone(), "unknown natively".to_owned()));
+        }
+    }
+    all
+}
+
+fn differ(native: &[u8], through: &[u8]) -> String {
+    if native.len() != through.len() {
+        return format!("{} bytes instead of {}", through.len(), native.len());
+    }
+    let wrong: Vec<_> = (0..native.len())
+        .filter(|&i| native[i] != through[i])
+        .collect();
+    let Some(&first) = wrong.first() else {
+        return "nothing".to_owned();
+    };
+    format!(
+        "{} of {} bytes differ, the first at {first}: {:#04x} instead of {:#04x}",
+        wrong.len(),
+        native.len(),
+        through[first],
+        native[first]
+    )
+}
+
+/// Runs `scene NAME` on a stack and reads its report.
+pub fn scene(
+    program: &Path,
+    stack: Stack,
+    name: &str,
+    limit: Duration,
+) -> Result<(Report, Finished)> {
+    let out = tempfile::NamedTempFile::new()?;
+    let mut command = via::command(stack, program)?;
+    command.arg(name).arg("--out").arg(out.path());
+    let finished = via::run(command, limit)?
+        .success()
+        .with_context(|| format!("scene {name} on {stack:?}"))?;
+    let report = Report::from_bytes(&std::fs::read(out.path())?)
+        .with_context(|| format!("the result of scene {name} on {stack:?}"))?;
+    Ok((report, finished))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_difference_is_told_apart() {
+        let mut native = Report::default();
+        native.part("same", [1, 2]);
+        native.part("bytes", [1, 2, 3]);
+        native.part("push descriptors", [1]);
+        native.part("not hidden", [1]);
+        native.gate("neither", "no queue");
+        native.part("lost", [1]);
+        let mut through = Report::default();
+        through.part("same", [1, 2]);
+        through.part("bytes", [1, 9, 3]);
+        through.gate("push descriptors", "not shown");
+        through.gate("not hidden", "not shown");
+        through.gate("neither", "no queue");
+        through.part("new", [1]);
+        let all = compare(&native, &through);
+        let names = |list: &[(String, String)]| -> Vec<String> {
+            list.iter().map(|(name, _)| name.clone()).collect()
+        };
+        assert_eq!(all.same, ["same"]);
+        assert_eq!(names(&all.gated), ["push descriptors", "neither"]);
+        assert_eq!(
+            names(&all.different),
+            ["bytes", "not hidden", "lost", "new"]
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! Prerequisites of tests: what is missing is said aloud, and skips the test or fails it.
+
+use crate::via;
+
+/// Why a prerequisite is missing; `None` if it is there.
+fn missing(name: &str) -> Option<String> {
+    let here = match name {
+        "mesa" => std::env::var_os("VK_DRIVER_FILES").is_some() || via::lavapipe().is_some(),
+        "gfxstream" => via::gfxstream().is_some(),
+        "asgard" => via::asgard().is_some(),
+        _ => panic!("no prerequisite is called {name:?}"),
+    };
+    let why = match name {
+        "mesa" => "no lavapipe driver is installed, and VK_DRIVER_FILES names no other",
+        "gfxstream" => "no gfxstream guest driver is installed (Debian: mesa-vulkan-drivers)",
+        _ => "the asgard program is not built, and ASGARD_BIN does not name one",
+    };
+    (!here).then(|| why.to_owned())
+}
+
+/// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program).
+///
+/// Otherwise the reason is printed and the test should return.
+/// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.
+#[must_use]
+pub fn require(names: &[&str]) -> bool {
+    let strict = std::env::var("ASGARD_TESTS_REQUIRE").unwrap_or_default();
+    let mut all = true;
+    for name in names {
+        if let Some(why) = missing(name) {
+            assert!(
+                !strict.split(',').any(|s| s.trim() == *name),
+                "{name} is required: {why}"
+            );
+            eprintln!("skipped: {why}");
+            all = false;
+        }
+    }
+    all
+}

@@ -1,0 +1,218 @@
+//! Runs a program with the native driver or through the renderer, within a time limit.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+/// Which way a program's Vulkan calls go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// To the host's driver, in the program's own process.
+    Native,
+    /// Through the distribution's guest driver and `asgard run`.
+    Asgard,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its status; `None` if it was killed for taking too long.
+    pub status: Option<ExitStatus>,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error, and that of `asgard`.
+    pub stderr: String,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+impl Finished {
+    /// Fails with the program's own words unless it succeeded.
+    pub fn success(self) -> Result<Self> {
+        let how = match self.status {
+            Some(status) => status.to_string(),
+            None => format!("killed after {:?}", self.elapsed),
+        };
+        ensure!(
+            self.status.is_some_and(|status| status.success()),
+            "{how}\n--- stdout\n{}--- stderr\n{}",
+            self.stdout,
+            self.stderr
+        );
+        Ok(self)
+    }
+}
+
+/// The command that runs `program` on `stack`, its arguments still to come.
+pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
+    let mut command = match stack {
+        Stack::Native => Command::new(program),
+        Stack::Asgard => {
+            let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
+            let mut command = Command::new(asgard);
+            command.arg("run").arg("--").arg(program);
+            command
+        }
+    };
+    native(&mut command);
+    Ok(command)
+}
+
+/// Names the native driver in a command's environment, unless ours names one already.
+pub fn native(command: &mut Command) {
+    if std::env::var_os("VK_DRIVER_FILES").is_none()
+        && let Some(icd) = lavapipe()
+    {
+        // The older name is for loaders that do not know the newer.
+        command
+            .env("VK_DRIVER_FILES", &icd)
+            .env("VK_ICD_FILENAMES", &icd);
+    }
+}
+
+/// Runs a command to its end; after `limit` it and its children are killed.
+pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let status = wait(&mut child, limit)?;
+    if status.is_none() {
+        kill_group(&mut child);
+    }
+    let text = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
+    Ok(Finished {
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
+        elapsed: started.elapsed(),
+    })
+}
+
+/// Waits for a child, at most `limit`.
+pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= end {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Kills a child that leads its own process group, with all of the group.
+pub fn kill_group(child: &mut Child) {
+    if let Ok(id) = i32::try_from(child.id()) {
+        unsafe { libc::kill(-id, libc::SIGKILL) };
+    }
+    let _ = child.wait();
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// The `asgard` program: ASGARD_BIN, or the one built next to this one.
+#[must_use]
+pub fn asgard() -> Option<PathBuf> {
+    match std::env::var_os("ASGARD_BIN") {
+        Some(path) => Some(PathBuf::from(path)).filter(|path| path.is_file()),
+        None => sibling("asgard"),
+    }
+}
+
+/// A file in the directory of the running program, or in the one above it, where cargo puts programs next to `deps`.
+#[must_use]
+pub fn sibling(name: &str) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
+/// Mesa's software driver, where the distributions put it.
+#[must_use]
+pub fn lavapipe() -> Option<PathBuf> {
+    icd(&[
+        "lvp_icd.json",
+        "lvp_icd.x86_64.json",
+        "lvp_icd.aarch64.json",
+    ])
+}
+
+/// Mesa's gfxstream guest driver, where the distributions put it.
+#[must_use]
+pub fn gfxstream() -> Option<PathBuf> {
+    icd(&[
+        "gfxstream_vk_icd.json",
+        "gfxstream_vk_icd.x86_64.json",
+        "gfxstream_vk_icd.aarch64.json",
+    ])
+}
+
+fn icd(names: &[&str]) -> Option<PathBuf> {
+    [
+        "/usr/share/vulkan/icd.d",
+        "/usr/local/share/vulkan/icd.d",
+        "/etc/vulkan/icd.d",
+    ]
+    .iter()
+    .flat_map(|dir| names.iter().map(move |name| Path::new(dir).join(name)))
+    .find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script);
+        command
+    }
+
+    #[test]
+    fn output_and_status_come_back() {
+        let done = run(
+            shell("echo out; echo err >&2; exit 3"),
+            Duration::from_secs(20),
+        )
+        .unwrap();
+        assert_eq!(
+            (done.stdout.as_str(), done.stderr.as_str()),
+            ("out\n", "err\n")
+        );
+        assert_eq!(done.status.unwrap().code(), Some(3));
+        assert!(done.success().is_err());
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed_with_its_children() {
+        let done = run(shell("sleep 1000 & wait"), Duration::from_millis(100)).unwrap();
+        assert!(done.status.is_none());
+        assert!(done.elapsed < Duration::from_secs(20));
+    }
+}

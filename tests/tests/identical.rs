@@ -1,0 +1,47 @@
+//! Every workload computes the same bytes through the renderer as it does natively.
+
+use std::path::Path;
+use std::time::Duration;
+
+use asgard_tests::compare::{compare, scene};
+use asgard_tests::require::require;
+use asgard_tests::via::Stack;
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn identical(name: &str) {
+    if !require(&["mesa", "gfxstream", "asgard"]) {
+        return;
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_scene"));
+    let run = |stack| match scene(program, stack, name, LIMIT) {
+        Ok(done) => done,
+        Err(error) => panic!("{error:#}"),
+    };
+    let (native, native_run) = run(Stack::Native);
+    let (through, through_run) = run(Stack::Asgard);
+    print!(
+        "native:  {}through: {}",
+        native_run.stdout, through_run.stdout
+    );
+    let all = compare(&native, &through);
+    for (part, why) in &all.gated {
+        println!("gated: {part}: {why}");
+    }
+    assert!(
+        all.different.is_empty(),
+        "{name} differs: {:#?}",
+        all.different
+    );
+}
+
+macro_rules! tests {
+    ($($name:ident $about:literal,)*) => {$(
+        #[test]
+        fn $name() {
+            identical(stringify!($name));
+        }
+    )*};
+}
+
+asgard_tests::for_each_scene!(tests);
