@@ -1,0 +1,226 @@
+//! The policy: wire facts as data, read from `policy/*.toml`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    not_optional: Vec<Items>,
+    #[serde(default)]
+    only_if: Vec<OnlyIf>,
+    #[serde(default)]
+    prefix: Vec<Prefix>,
+    #[serde(default)]
+    body_if: Vec<BodyIf>,
+    #[serde(default)]
+    union_first: Vec<Items>,
+    #[serde(default)]
+    lenient: Vec<Items>,
+    #[serde(default)]
+    legacy_stype: Vec<LegacyStype>,
+    #[serde(default)]
+    external: Vec<External>,
+    #[serde(default)]
+    double_pointer: Vec<Items>,
+    #[serde(default)]
+    unknown_length: Vec<Items>,
+    #[serde(default)]
+    drop: Vec<Items>,
+    #[serde(default)]
+    refuse: Vec<Items>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Items {
+    items: Vec<String>,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Prefix {
+    item: String,
+    words: Vec<String>,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyIf {
+    items: Vec<String>,
+    word: String,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LegacyStype {
+    root: String,
+    map: BTreeMap<String, String>,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct External {
+    #[serde(default)]
+    opaque: Vec<String>,
+    #[serde(default)]
+    pointers: Vec<String>,
+    #[serde(default)]
+    u32s: Vec<String>,
+    #[serde(default)]
+    u64s: Vec<String>,
+    #[serde(default)]
+    words6: Vec<String>,
+    why: String,
+}
+
+/// When a pointer's body is on the wire.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnlyIf {
+    /// `VkFoo.member`.
+    pub item: String,
+    /// The member that decides.
+    pub field: String,
+    /// One of these values.
+    #[serde(default, rename = "in")]
+    pub one_of: Vec<String>,
+    /// This bit is clear.
+    #[serde(default)]
+    pub without: Option<String>,
+    /// The reason.
+    pub why: String,
+}
+
+/// Everything the registries do not say.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// `VkFoo.member` or `vkFoo.param`: sent without flag bytes.
+    pub not_optional: BTreeMap<String, String>,
+    /// `VkFoo.member`: body only under a condition.
+    pub only_if: BTreeMap<String, OnlyIf>,
+    /// Struct: derived words before its first member.
+    pub prefix: BTreeMap<String, (Vec<String>, String)>,
+    /// `VkFoo.member`: body only when that prefix word is set.
+    pub body_if: BTreeMap<String, (String, String)>,
+    /// Unions sent as their first member although a selector is there.
+    pub union_first: BTreeMap<String, String>,
+    /// Handles that become null when stale.
+    pub lenient: BTreeMap<String, String>,
+    /// Root struct -> (old sType, struct).
+    pub legacy_stypes: Vec<(String, i64, String)>,
+    /// Platform type -> its Rust spelling; none when only pointers to it exist.
+    pub externals: BTreeMap<String, (Option<&'static str>, String)>,
+    /// Pointers to pointers that send nothing.
+    pub double_pointers: BTreeMap<String, String>,
+    /// Pointers whose length no sibling gives.
+    pub unknown_lengths: BTreeMap<String, String>,
+    /// Structs left out of the host driver's chains.
+    pub drops: BTreeMap<String, String>,
+    /// Commands that end the context.
+    pub refusals: BTreeMap<String, String>,
+    used: std::cell::RefCell<BTreeSet<String>>,
+}
+
+impl Policy {
+    /// Reads every policy file.
+    ///
+    /// # Errors
+    /// A file that is not TOML of this form, or an item that is named twice.
+    pub fn load() -> Result<Self> {
+        let mut policy = Self::default();
+        for (name, text) in [
+            ("policy/vulkan.toml", include_str!("../policy/vulkan.toml")),
+            ("policy/host.toml", include_str!("../policy/host.toml")),
+        ] {
+            let file: File = toml::from_str(text).with_context(|| name.to_owned())?;
+            policy.add(file).with_context(|| name.to_owned())?;
+        }
+        Ok(policy)
+    }
+
+    fn add(&mut self, file: File) -> Result<()> {
+        fn all(to: &mut BTreeMap<String, String>, from: Vec<Items>) -> Result<()> {
+            for Items { items, why } in from {
+                for item in items {
+                    if to.insert(item.clone(), why.clone()).is_some() {
+                        bail!("{item} is listed twice");
+                    }
+                }
+            }
+            Ok(())
+        }
+        all(&mut self.not_optional, file.not_optional)?;
+        all(&mut self.union_first, file.union_first)?;
+        all(&mut self.lenient, file.lenient)?;
+        all(&mut self.double_pointers, file.double_pointer)?;
+        all(&mut self.unknown_lengths, file.unknown_length)?;
+        all(&mut self.drops, file.drop)?;
+        all(&mut self.refusals, file.refuse)?;
+        self.only_if.extend(file.only_if.into_iter().map(|o| (o.item.clone(), o)));
+        self.prefix.extend(file.prefix.into_iter().map(|p| (p.item, (p.words, p.why))));
+        for b in file.body_if {
+            for item in b.items {
+                self.body_if.insert(item, (b.word.clone(), b.why.clone()));
+            }
+        }
+        for l in file.legacy_stype {
+            assert!(!l.why.is_empty());
+            for (old, name) in l.map {
+                self.legacy_stypes.push((l.root.clone(), old.parse()?, name));
+            }
+        }
+        for e in file.external {
+            let kinds: [(&Vec<String>, Option<&'static str>); 5] = [
+                (&e.opaque, None),
+                (&e.pointers, Some("*mut c_void")),
+                (&e.u32s, Some("u32")),
+                (&e.u64s, Some("u64")),
+                (&e.words6, Some("[u64; 6]")),
+            ];
+            for (names, rust) in kinds {
+                for name in names {
+                    self.externals.insert(name.clone(), (rust, e.why.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a line was of use.
+    pub fn used(&self, item: &str) {
+        self.used.borrow_mut().insert(item.to_owned());
+    }
+
+    /// Fails on lines that matched nothing: stale policy does not survive a new registry.
+    ///
+    /// # Errors
+    /// Names the first stale line.
+    pub fn check_all_used(&self) -> Result<()> {
+        let used = self.used.borrow();
+        let lists = [
+            self.not_optional.keys().collect::<Vec<_>>(),
+            self.only_if.keys().collect(),
+            self.prefix.keys().collect(),
+            self.body_if.keys().collect(),
+            self.union_first.keys().collect(),
+            self.lenient.keys().collect(),
+            self.double_pointers.keys().collect(),
+            self.unknown_lengths.keys().collect(),
+            self.drops.keys().collect(),
+            self.refusals.keys().collect(),
+        ];
+        let stale: Vec<_> = lists.into_iter().flatten().filter(|i| !used.contains(*i)).collect();
+        if !stale.is_empty() {
+            bail!("policy lines that match nothing in the registries: {stale:?}");
+        }
+        Ok(())
+    }
+}
