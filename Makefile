@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 # The rings are proved under loom, which replaces their atomics: a build of its own.
-LOOM = RUSTFLAGS="--cfg loom" $(CARGO) test --release --target-dir target/loom -p asgard-asg --lib loom_
+LOOM = RUSTFLAGS="--cfg loom" $(CARGO) test --release --target-dir target/loom -p asgard-asg --test loom_ring
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench man install clean
@@ -40,16 +40,21 @@ bench: setup ## the speed of the ring and of common calls, beside native
 	$(CARGO) build --release
 	$(CARGO) run --release -q --bin bench
 
-man: ## write the manual pages into target/man
-	$(CARGO) build --release -p asgard-host-device
-	mkdir -p target/man
-	target/release/asgard man target/man
+man: ## write the manual page and the shell completions into out/
+	$(CARGO) build --release
+	mkdir -p out/man out/completions
+	target/release/asgard man > out/man/asgard.1
+	target/release/asgard completions bash > out/completions/asgard
+	target/release/asgard completions zsh > out/completions/_asgard
+	target/release/asgard completions fish > out/completions/asgard.fish
 
 install: man ## install under PREFIX (default /usr/local)
-	$(CARGO) build --release -p asgard-host-device -p asgard-preload
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin target/release/asgard
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/lib/asgard target/release/libasgard_preload.so
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man1 target/man/*.1
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man1 out/man/asgard.1
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions out/completions/asgard
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions out/completions/_asgard
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d out/completions/asgard.fish
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/doc/asgard README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
 
 clean: ## remove everything that was built
