@@ -449,7 +449,7 @@ fn start_ring(device: &Device, resource_id: u32) {
         return;
     };
     // Without a mapping of our own everything works, only slower.
-    if let Ok(ring) = Ring::map(object.memory.as_fd()) {
+    if let Some(ring) = Ring::map(object.memory.as_fd(), object.size) {
         let ring = Arc::new(ring);
         device.connection.remember_ring(&ring);
         ring.adopt();
@@ -641,4 +641,356 @@ unsafe fn context_init(device: &Device, init: &mut ContextInit) -> Result<(), Er
         }
     }
     device.create_context(capset, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread;
+
+    use asgard_asg::Mapping;
+    use asgard_asg::kumquat::{CapsetInfo, CmdSubmit3d, Packet, ResourceCreate as Created, Socket};
+    use asgard_asg::layout;
+    use asgard_asg::ring::Memory;
+
+    use super::*;
+    use crate::connection::Connection;
+
+    /// How the kernel's headers number a request.
+    fn request<T>(nr: u32) -> u32 {
+        3 << 30 | (size_of::<T>() as u32) << 16 | DRM << 8 | nr
+    }
+
+    fn ioctl<T: Pod>(device: &Device, nr: u32, argument: &mut T) -> Result<(), Errno> {
+        // SAFETY: the argument is the request's structure, and the tests fill in valid addresses.
+        unsafe { dispatch(device, request::<T>(nr), (&raw mut *argument).cast()) }
+    }
+
+    /// A server that agrees to everything: fences do not signal, and it tells what it hears.
+    fn device() -> (Device, OwnedFd, Receiver<String>, Arc<Socket>) {
+        let (client, server) = Socket::pair().unwrap();
+        let server = Arc::new(server);
+        let (sender, heard) = channel();
+        let socket = Arc::clone(&server);
+        thread::spawn(move || {
+            let mut packet = Packet::default();
+            let mut resource_id = 100;
+            while socket.recv(&mut packet).unwrap_or(false) {
+                for request in packet.requests() {
+                    let request = request.unwrap();
+                    let _ = sender.send(format!("{request:?}"));
+                    let mut fds: Vec<OwnedFd> = Vec::new();
+                    let response = match request {
+                        Request::GetNumCapsets => Response::NumCapsets { count: 2 },
+                        Request::GetCapsetInfo { index } => Response::CapsetInfo(CapsetInfo {
+                            capset_id: [3, 8][index as usize],
+                            ..CapsetInfo::zeroed()
+                        }),
+                        Request::GetCapset(GetCapset { capset_id: 3, .. }) => {
+                            Response::Capset(&[1, 2, 3, 4, 5, 6, 7, 8])
+                        }
+                        Request::GetCapset(_) => Response::NoData { errno: 22 },
+                        Request::CtxCreate(_) => Response::ContextCreate { ctx_id: 7 },
+                        Request::ResourceCreateBlob(_) | Request::ResourceCreate3d(_) => {
+                            resource_id += 1;
+                            let size = layout::blob_size(4096);
+                            let (memory, fd) = Mapping::create(size).unwrap();
+                            memory.store(layout::MAGIC_WORD, layout::MAGIC);
+                            fds.push(fd);
+                            Response::ResourceCreate(Created {
+                                resource_id,
+                                ..Created::zeroed()
+                            })
+                        }
+                        Request::Submit3d { flags, .. } if flags & FENCE != 0 => {
+                            fds.push(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+                            Response::CmdSubmit3d(CmdSubmit3d::zeroed())
+                        }
+                        _ => continue,
+                    };
+                    let mut bytes = Vec::new();
+                    response.write(&mut bytes);
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    let _ = socket.send(&bytes, &fds);
+                }
+            }
+        });
+        let (device, near) = Device::open(Connection::new(client).unwrap()).unwrap();
+        (device, near, heard, server)
+    }
+
+    fn blob(device: &Device, blob_id: u64) -> CreateBlob {
+        let mut create = CreateBlob::zeroed();
+        (create.blob_mem, create.blob_flags) = (2, 1);
+        (create.size, create.blob_id) = (layout::blob_size(4096) as u64, blob_id);
+        ioctl(device, number::RESOURCE_CREATE_BLOB, &mut create).unwrap();
+        create
+    }
+
+    #[test]
+    fn structures_have_the_kernels_sizes() {
+        assert_eq!(size_of::<Version>(), 64);
+        assert_eq!(size_of::<Map>(), 16);
+        assert_eq!(size_of::<ExecBuffer>(), 64);
+        assert_eq!(size_of::<GetParam>(), 16);
+        assert_eq!(size_of::<ResourceCreate>(), 56);
+        assert_eq!(size_of::<ResourceInfo>(), 16);
+        assert_eq!(size_of::<Transfer>(), 44);
+        assert_eq!(size_of::<Wait>(), 8);
+        assert_eq!(size_of::<GetCaps>(), 24);
+        assert_eq!(size_of::<CreateBlob>(), 48);
+        assert_eq!(size_of::<ContextInit>(), 16);
+    }
+
+    #[test]
+    fn the_device_says_what_it_is() {
+        let (device, ..) = device();
+        let mut name = [0_u8; 10];
+        let mut version = Version::zeroed();
+        version.strings[0] = [10, name.as_mut_ptr() as u64];
+        ioctl(&device, number::VERSION, &mut version).unwrap();
+        assert_eq!((version.major, version.strings[0][0]), (0, 10));
+        assert_eq!(&name, b"virtio_gpu");
+        let get = |param| {
+            let mut value = -1_i32;
+            let mut argument = GetParam {
+                param,
+                value: (&raw mut value) as u64,
+            };
+            ioctl(&device, number::GETPARAM, &mut argument).map(|()| value)
+        };
+        assert_eq!(get(3), Ok(1));
+        assert_eq!(get(7), Ok(1 << 3 | 1 << 8));
+        assert_eq!(get(9), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn capsets_are_cut_to_the_callers_room() {
+        let (device, ..) = device();
+        let mut bytes = [0_u8; 6];
+        let mut caps = GetCaps::zeroed();
+        (caps.capset_id, caps.address, caps.size) = (3, bytes.as_mut_ptr() as u64, 4);
+        ioctl(&device, number::GET_CAPS, &mut caps).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4, 0, 0]);
+        caps.capset_id = 4;
+        assert_eq!(
+            ioctl(&device, number::GET_CAPS, &mut caps),
+            Err(Errno::INVAL)
+        );
+    }
+
+    #[test]
+    fn a_context_is_created_once_and_named() {
+        let (device, _near, heard, _server) = device();
+        let params = [[CONTEXT_NUM_RINGS, 2], [CONTEXT_CAPSET_ID, 3]];
+        let mut init = ContextInit {
+            num_params: 2,
+            pad: 0,
+            params: params.as_ptr() as u64,
+        };
+        ioctl(&device, number::CONTEXT_INIT, &mut init).unwrap();
+        assert_eq!(
+            ioctl(&device, number::CONTEXT_INIT, &mut init),
+            Err(Errno::EXIST)
+        );
+        let created = heard
+            .iter()
+            .find(|request| request.starts_with("CtxCreate"))
+            .unwrap();
+        assert!(created.contains("context_init: 3"), "{created}");
+    }
+
+    #[test]
+    fn blobs_have_handles_offsets_and_descriptors() {
+        let (device, _near, heard, _server) = device();
+        let (first, second) = (blob(&device, 1), blob(&device, 2));
+        assert_eq!((first.bo_handle, second.bo_handle), (1, 2));
+        assert_eq!((first.res_handle, second.res_handle), (101, 102));
+        let mut map = Map {
+            handle: 2,
+            ..Map::zeroed()
+        };
+        ioctl(&device, number::MAP, &mut map).unwrap();
+        assert_eq!(device::mapped_handle(map.offset as i64), Some((2, 0)));
+        let mut info = ResourceInfo {
+            bo_handle: 2,
+            ..ResourceInfo::zeroed()
+        };
+        ioctl(&device, number::RESOURCE_INFO, &mut info).unwrap();
+        assert_eq!((info.res_handle, info.blob_mem), (102, 2));
+        let mut prime = Prime {
+            handle: 1,
+            flags: libc::O_CLOEXEC as u32,
+            fd: -1,
+        };
+        ioctl(&device, number::PRIME_HANDLE_TO_FD, &mut prime).unwrap();
+        prime.handle = 0;
+        ioctl(&device, number::PRIME_FD_TO_HANDLE, &mut prime).unwrap();
+        assert_eq!(prime.handle, 1);
+
+        let mut close = GemClose { handle: 1, pad: 0 };
+        ioctl(&device, number::GEM_CLOSE, &mut close).unwrap();
+        assert_eq!(
+            ioctl(&device, number::GEM_CLOSE, &mut close),
+            Err(Errno::INVAL)
+        );
+        map.handle = 1;
+        assert_eq!(ioctl(&device, number::MAP, &mut map), Err(Errno::NOENT));
+        assert_eq!(blob(&device, 3).bo_handle, 1, "the lowest that is free");
+        let detach = "CtxDetach(CtxResource { ctx_id: 7, resource_id: 101 })";
+        assert!(heard.iter().any(|request| request == detach));
+    }
+
+    fn exec(device: &Device, exec: &mut ExecBuffer, command: &Command) -> Result<(), Errno> {
+        let mut bytes = Vec::new();
+        command.write(&mut bytes);
+        (exec.command, exec.size) = (bytes.as_ptr() as u64, bytes.len() as u32);
+        ioctl(device, number::EXECBUFFER, exec)
+    }
+
+    #[test]
+    fn fences_reach_the_caller_and_the_buffers() {
+        let (device, _near, heard, _server) = device();
+        let handles = [blob(&device, 0).bo_handle];
+        let mut execbuffer = ExecBuffer::zeroed();
+        execbuffer.flags = EXEC_FENCE_FD_OUT | EXEC_RING_IDX;
+        execbuffer.ring_idx = 1;
+        (execbuffer.bo_handles, execbuffer.num_bo_handles) = (handles.as_ptr() as u64, 1);
+        exec(&device, &mut execbuffer, &Command::PlaceholderVk).unwrap();
+        assert!(
+            heard.iter().any(|request| {
+                request.starts_with("Submit3d { flags: 3, ctx_id: 7, ring_idx: 1")
+            })
+        );
+        let mut wait = Wait {
+            handle: 1,
+            flags: WAIT_NOWAIT,
+        };
+        assert_eq!(ioctl(&device, number::WAIT, &mut wait), Err(Errno::BUSY));
+        assert!(execbuffer.fence_fd >= 0);
+        // SAFETY: the request has made this descriptor for its caller.
+        let fence = unsafe { BorrowedFd::borrow_raw(execbuffer.fence_fd) };
+        rustix::io::write(fence, &1_u64.to_ne_bytes()).unwrap();
+        wait.flags = 0;
+        ioctl(&device, number::WAIT, &mut wait).unwrap();
+    }
+
+    #[test]
+    fn pings_go_through_memory_where_the_host_understands_them() {
+        let (device, _near, heard, _server) = device();
+        let ring = blob(&device, 0);
+        let resource_id = ring.res_handle;
+        let handles = [ring.bo_handle];
+        let mut start = ExecBuffer::zeroed();
+        (start.bo_handles, start.num_bo_handles) = (handles.as_ptr() as u64, 1);
+        exec(&device, &mut start, &Command::ContextCreate { resource_id }).unwrap();
+        let ping = Command::ContextPing { resource_id };
+        exec(&device, &mut ExecBuffer::zeroed(), &ping).unwrap();
+        // Another kind, which the server hears.
+        exec(&device, &mut ExecBuffer::zeroed(), &Command::PlaceholderVk).unwrap();
+
+        let object = device.object(1).unwrap();
+        let memory = Mapping::map_trusted(&object.memory, 0, layout::BUFFER).unwrap();
+        assert_eq!(memory.load(layout::DOORBELL), 1);
+        let submitted: Vec<_> = heard
+            .iter()
+            .filter(|request| request.starts_with("Submit3d"))
+            .take(2)
+            .collect();
+        assert!(submitted[0].contains("command: [1, 16,"), "{submitted:?}");
+        assert!(submitted[1].contains("command: [2, 240,"), "{submitted:?}");
+    }
+
+    #[test]
+    fn a_server_that_dies_ends_waits_with_enodev() {
+        let (device, _near, _heard, server) = device();
+        let handles = [blob(&device, 0).bo_handle];
+        let mut execbuffer = ExecBuffer::zeroed();
+        (execbuffer.bo_handles, execbuffer.num_bo_handles) = (handles.as_ptr() as u64, 1);
+        exec(&device, &mut execbuffer, &Command::PlaceholderVk).unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let mut wait = Wait {
+                    handle: 1,
+                    flags: 0,
+                };
+                ioctl(&device, number::WAIT, &mut wait)
+            });
+            server.shutdown().unwrap();
+            assert_eq!(waiter.join().unwrap(), Err(Errno::NODEV));
+        });
+        let mut map = Map {
+            handle: 1,
+            ..Map::zeroed()
+        };
+        assert_eq!(ioctl(&device, number::MAP, &mut map), Err(Errno::NODEV));
+    }
+
+    #[test]
+    fn the_device_closes_with_its_last_descriptor() {
+        let (device, near, heard, _server) = device();
+        blob(&device, 1);
+        let copy = near.try_clone().unwrap();
+        drop(near);
+        assert!(device.is_open());
+        assert!(device.is_behind(&rustix::fs::fstat(&copy).unwrap()));
+        drop(copy);
+        assert!(!device.is_open());
+        device.close();
+        assert!(
+            heard
+                .iter()
+                .any(|request| request == "CtxDestroy { ctx_id: 7 }")
+        );
+    }
+
+    #[test]
+    fn transfers_are_fences_too() {
+        let (device, _near, heard, _server) = device();
+        let mut create = ResourceCreate::zeroed();
+        (create.target, create.width, create.size) = (2, 64, 4096);
+        ioctl(&device, number::RESOURCE_CREATE, &mut create).unwrap();
+        let mut transfer = Transfer {
+            bo_handle: create.bo_handle,
+            ..Transfer::zeroed()
+        };
+        ioctl(&device, number::TRANSFER_TO_HOST, &mut transfer).unwrap();
+        assert!(
+            heard
+                .iter()
+                .any(|request| request.starts_with("TransferToHost"))
+        );
+        let mut wait = Wait {
+            handle: create.bo_handle,
+            flags: WAIT_NOWAIT,
+        };
+        assert_eq!(ioctl(&device, number::WAIT, &mut wait), Err(Errno::BUSY));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let (device, ..) = device();
+        // SAFETY: neither request gets to look at its argument.
+        unsafe {
+            let null = std::ptr::null_mut();
+            assert_eq!(
+                dispatch(&device, request::<Map>(number::MAP), null),
+                Err(Errno::FAULT)
+            );
+            assert_eq!(dispatch(&device, 0x5401, null), Err(Errno::NOTTY));
+        }
+        assert_eq!(ioctl(&device, 0x7f, &mut [0_u32; 4]), Err(Errno::INVAL));
+        let mut map = Map {
+            handle: 0,
+            ..Map::zeroed()
+        };
+        assert_eq!(ioctl(&device, number::MAP, &mut map), Err(Errno::NOENT));
+        let mut execbuffer = ExecBuffer {
+            flags: 8,
+            ..ExecBuffer::zeroed()
+        };
+        let result = exec(&device, &mut execbuffer, &Command::PlaceholderVk);
+        assert_eq!(result, Err(Errno::INVAL));
+    }
 }

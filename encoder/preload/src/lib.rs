@@ -16,7 +16,8 @@
 //! every wait), panic, or spend anything before the driver opens the device.
 //!
 //! Start reading at [`hooks`], then [`ioctl`] (what the device answers), [`device`] (what it keeps),
-//! [`connection`] (the socket) and [`ring`] (pings and waits that need neither).
+//! [`connection`] (the socket), [`ring`] (pings and waits that need neither) and [`last_words`] (what
+//! the driver hears when the server has died).
 
 #![cfg_attr(
     test,
@@ -32,6 +33,7 @@ mod device;
 #[cfg(not(test))]
 mod hooks;
 mod ioctl;
+mod last_words;
 mod node;
 mod process;
 mod real;

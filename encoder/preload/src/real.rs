@@ -58,6 +58,7 @@ impl Real {
 /// Calls the function behind a hook, whose type the caller states; `$missing` when there is none.
 ///
 /// Must stand in an unsafe block: the type has to be that of the C function.
+#[cfg(not(test))]
 macro_rules! call_real {
     ($real:expr, fn($($ty:ty),*) -> $ret:ty, ($($arg:expr),*), $missing:expr) => {{
         let address = $real.address();

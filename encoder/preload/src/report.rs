@@ -29,6 +29,12 @@ pub(crate) fn trace(text: impl FnOnce() -> String) {
     }
 }
 
+/// Ends the process, which cannot go on.
+pub(crate) fn end(why: &str) -> ! {
+    line(why);
+    std::process::abort()
+}
+
 fn line(text: &str) {
     // A program may have closed its standard error; then nobody wants to know.
     let _ = writeln!(std::io::stderr(), "asgard: {text}");

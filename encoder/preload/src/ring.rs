@@ -4,44 +4,61 @@
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use asgard_asg::Mapping;
 use asgard_asg::doorbell::{self, YieldWaiter};
-use asgard_asg::layout::{BUFFER, IN_ERROR, MAGIC, MAGIC_WORD, PROGRESS};
+use asgard_asg::layout::{BUFFER, MAGIC, MAGIC_WORD, PROGRESS};
 use asgard_asg::ring::Memory;
-use asgard_asg::{Mapping, Result};
 
-/// The headers of one ring.
+use crate::last_words::{self, LastWords};
+use crate::report;
+
+/// One ring.
 #[derive(Debug)]
-pub(crate) struct Ring(Arc<Mapping>);
+pub(crate) struct Ring {
+    memory: Arc<Mapping>,
+    failed: AtomicBool,
+}
 
 impl Ring {
-    /// Maps the headers of a ring that the server has sent.
-    pub(crate) fn map(fd: BorrowedFd<'_>) -> Result<Self> {
-        Ok(Ring(Arc::new(Mapping::map_trusted(fd, 0, BUFFER)?)))
+    /// Maps a ring that the server has sent, of so many bytes.
+    pub(crate) fn map(fd: BorrowedFd<'_>, size: u64) -> Option<Self> {
+        let size = usize::try_from(size).ok().filter(|size| *size > BUFFER)?;
+        let memory = Arc::new(Mapping::map_trusted(fd, 0, size).ok()?);
+        let failed = AtomicBool::new(false);
+        Some(Ring { memory, failed })
     }
 
     /// Wakes the host if it can be woken through memory. Otherwise a message has to.
     pub(crate) fn ping(&self) -> bool {
-        let ours = self.0.load(MAGIC_WORD) == MAGIC;
+        let ours = self.memory.load(MAGIC_WORD) == MAGIC;
         if ours {
-            doorbell::ring(&*self.0);
+            doorbell::ring(&*self.memory);
         }
         ours
     }
 
-    /// Ends all waiting on the ring: the host will not come back.
+    /// The host is gone: wakes the thread that waits for it.
     pub(crate) fn fail(&self) {
-        if let Ok(word) = self.0.atomic_u32(IN_ERROR) {
-            word.store(1, Ordering::SeqCst);
-        }
-        self.0.add(PROGRESS, 1);
-        self.0.wake(PROGRESS);
+        self.failed.store(true, Ordering::SeqCst);
+        last_words::discard(&*self.memory);
+        self.memory.add(PROGRESS, 1);
+        self.memory.wake(PROGRESS);
+    }
+
+    /// Throws away what the driver has sent since the host is gone.
+    pub(crate) fn discard(&self) {
+        last_words::discard(&*self.memory);
     }
 
     /// Makes this the ring that the calling thread waits on in [`on_yield`].
-    pub(crate) fn adopt(&self) {
-        let waiter = YieldWaiter::new(Arc::clone(&self.0));
+    pub(crate) fn adopt(self: &Arc<Self>) {
+        let waiter = Waiter {
+            ring: Arc::clone(self),
+            alive: YieldWaiter::new(Arc::clone(&self.memory)),
+            dead: LastWords::default(),
+        };
         let _ = WAITER.try_with(|slot| {
             if let Ok(mut slot) = slot.try_borrow_mut() {
                 *slot = Some(waiter);
@@ -50,8 +67,16 @@ impl Ring {
     }
 }
 
+/// The ring of the calling thread, and how it waits there.
+#[derive(Debug)]
+struct Waiter {
+    ring: Arc<Ring>,
+    alive: YieldWaiter,
+    dead: LastWords,
+}
+
 thread_local! {
-    static WAITER: RefCell<Option<YieldWaiter>> = const { RefCell::new(None) };
+    static WAITER: RefCell<Option<Waiter>> = const { RefCell::new(None) };
 }
 
 /// Waits a little for the host of the calling thread's ring; `false` if the thread has none.
@@ -59,7 +84,13 @@ pub(crate) fn on_yield() -> bool {
     WAITER
         .try_with(|slot| {
             let mut slot = slot.try_borrow_mut().ok()?;
-            slot.as_mut().map(YieldWaiter::on_yield)
+            let waiter = slot.as_mut()?;
+            if !waiter.ring.failed.load(Ordering::Relaxed) {
+                waiter.alive.on_yield();
+            } else if !waiter.dead.on_yield(&*waiter.ring.memory) {
+                report::end("the server is gone, and the driver waits for an answer without which it cannot go on");
+            }
+            Some(())
         })
         .ok()
         .flatten()
