@@ -91,8 +91,7 @@ const LEAST_PIECE: u32 = 4096;
 
 impl<P: Ping, M: Memory> GuestChannel<P, M> {
     /// Takes over a ring that the host has initialised.
-    pub fn new(mem: impl Into<Arc<M>>, config: GuestConfig, ping: P) -> Result<Self> {
-        let mem = mem.into();
+    pub fn new(mem: Arc<M>, config: GuestConfig, ping: P) -> Result<Self> {
         if mem.size() < BUFFER {
             return Err(Error::OutOfBounds {
                 offset: 0,

@@ -88,8 +88,7 @@ const SAFETY: Duration = Duration::from_secs(2);
 
 impl<M: Memory> HostChannel<M> {
     /// Initialises the rings. Must be done before the guest learns that they are ready.
-    pub fn new(mem: impl Into<Arc<M>>, config: HostConfig) -> Result<Self> {
-        let mem = mem.into();
+    pub fn new(mem: Arc<M>, config: HostConfig) -> Result<Self> {
         let HostConfig {
             buffer_size,
             flush_interval,

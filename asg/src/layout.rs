@@ -124,7 +124,7 @@ pub fn valid_config(buffer_size: u32, flush_interval: u32) -> bool {
         && (64..=1 << 30).contains(&buffer_size)
         && flush_interval >= RECORD_SIZE
         && flush_interval <= buffer_size / 2
-        && flush_interval % 4 == 0
+        && flush_interval.is_multiple_of(4)
 }
 
 /// How many records may wait on the inline ring for the host.
