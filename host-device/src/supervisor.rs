@@ -40,6 +40,8 @@ pub enum Report {
         /// The Vulkan device that guests get.
         device: String,
     },
+    /// It has taken its connection over.
+    Serving,
     /// The connection is over, or the worker could not start.
     Ended {
         /// What went through.
@@ -93,6 +95,7 @@ pub struct Supervisor {
     options: Options,
     workers: Vec<Worker>,
     totals: Totals,
+    stopping: bool,
 }
 
 /// Which descriptor of the poll set it is.
@@ -113,6 +116,7 @@ impl Supervisor {
             options,
             workers: Vec::new(),
             totals: Totals::default(),
+            stopping: false,
         })
     }
 
@@ -148,6 +152,7 @@ impl Supervisor {
     /// Ends the spare at once. The others may end first because their guests did; then they are
     /// asked, then killed.
     fn shut_down(&mut self) -> io::Result<()> {
+        self.stopping = true;
         self.workers.retain(|worker| worker.serving);
         let steps = [
             (None, self.options.linger),
@@ -245,6 +250,7 @@ impl Supervisor {
             tracing::warn!("refused a connection: {serving} are open, and that is the limit");
             return;
         }
+        self.totals.connections += 1;
         if let Err(error) = self.hand_over(&connection) {
             tracing::error!("cannot start a renderer process: {error}");
             return;
@@ -258,10 +264,7 @@ impl Supervisor {
     fn hand_over(&mut self, connection: &OwnedFd) -> io::Result<()> {
         while let Some(spare) = self.workers.iter_mut().find(|worker| worker.is_spare()) {
             match spare.serve(connection) {
-                Ok(()) => {
-                    self.totals.connections += 1;
-                    return Ok(());
-                }
+                Ok(()) => return Ok(()),
                 // It is dead and will be buried soon.
                 Err(error) => {
                     tracing::debug!(worker = spare.child.id(), "the spare is gone: {error}")
@@ -271,7 +274,6 @@ impl Supervisor {
         let mut worker = Worker::start(&self.options)?;
         let served = worker.serve(connection);
         self.workers.push(worker);
-        self.totals.connections += 1;
         served
     }
 
@@ -306,6 +308,13 @@ impl Supervisor {
         if !worker.clean {
             self.totals.failures += 1;
         }
+        // A spare that dies before it looks at its connection is not the guest's fault.
+        if let (Some(connection), Some(_), false) =
+            (worker.untaken.take(), &worker.device, self.stopping)
+            && let Err(error) = self.hand_over(&connection)
+        {
+            tracing::error!("cannot start a renderer process: {error}");
+        }
     }
 }
 
@@ -318,6 +327,8 @@ struct Worker {
     control: Option<Socket>,
     device: Option<String>,
     serving: bool,
+    /// The connection, until the worker has it: afterwards its end must be the guest's to see.
+    untaken: Option<OwnedFd>,
     clean: bool,
     summary: Summary,
     error: Option<String>,
@@ -360,6 +371,7 @@ impl Worker {
             control: Some(control),
             device: None,
             serving: false,
+            untaken: None,
             clean: false,
             summary: Summary::default(),
             error: None,
@@ -375,6 +387,7 @@ impl Worker {
         self.serving = true;
         let control = self.control.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         control.send(b"serve", &[connection.as_fd()])?;
+        self.untaken = Some(connection.try_clone()?);
         tracing::info!(worker = self.child.id(), "a guest connected");
         Ok(())
     }
@@ -421,6 +434,7 @@ impl Worker {
         }
         match serde_json::from_slice(&packet.bytes) {
             Ok(Report::Ready { device }) => self.device = Some(device),
+            Ok(Report::Serving) => self.untaken = None,
             Ok(Report::Ended { summary, error }) => {
                 self.clean = error.is_none();
                 self.summary = summary;

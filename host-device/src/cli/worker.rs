@@ -52,6 +52,7 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(connection) = packet.fds.pop() else {
         bail!("the supervisor sent no connection")
     };
+    Report::Serving.send(&control)?;
     let device = Device::new(renderer, args.device.config());
     let outcome = kumquat::serve(Socket::from(connection), device);
     let error = outcome.fault.map(|fault| fault.to_string());

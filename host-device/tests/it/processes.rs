@@ -12,7 +12,14 @@ fn a_worker_that_crashes_is_reported_and_survived() {
     let witness = server.connect();
     witness.context();
     let (victim, worker) = server.connect_and_find();
+    // The first only makes Rust's own handler step aside, because no fault comes with it.
     kill(worker, Signal::SEGV);
+    eventually("it is dead", || {
+        if is_alive(worker) {
+            kill(worker, Signal::SEGV);
+        }
+        !is_alive(worker)
+    });
     assert!(victim.is_hung_up());
     eventually("the log tells", || {
         server.log().contains("killed by SIGSEGV")

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,19 +16,19 @@ use asgard_asg::layout;
 use asgard_asg::submit::Command as Submitted;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes of a ring's blob.
-pub const RING_BYTES: usize = layout::blob_size(layout::DEFAULT_BUFFER_SIZE);
+pub(crate) const RING_BYTES: usize = layout::blob_size(layout::DEFAULT_BUFFER_SIZE);
 
-pub fn asgard() -> Command {
+pub(crate) fn asgard() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_asgard"));
     command.env_remove("RUST_LOG");
     command
 }
 
 /// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -36,7 +36,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-pub fn readable_within(fd: impl AsFd, patience: Duration) -> bool {
+pub(crate) fn readable_within(fd: impl AsFd, patience: Duration) -> bool {
     let timeout = Timespec {
         tv_sec: patience.as_secs().cast_signed(),
         tv_nsec: patience.subsec_nanos().into(),
@@ -45,7 +45,7 @@ pub fn readable_within(fd: impl AsFd, patience: Duration) -> bool {
 }
 
 /// Processes whose parent is `pid`.
-pub fn children_of(pid: u32) -> Vec<u32> {
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(child) = entry
@@ -70,7 +70,7 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     children
 }
 
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // Zombies have ended.
     stat.rsplit(')')
@@ -78,25 +78,25 @@ pub fn is_alive(pid: u32) -> bool {
         .is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
 }
 
-pub fn kill(pid: u32, signal: rustix::process::Signal) {
+pub(crate) fn kill(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
-pub struct Server {
-    pub child: Child,
-    pub socket: PathBuf,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) socket: PathBuf,
     log: PathBuf,
     ready: ChildStdout,
     _dir: tempfile::TempDir,
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
-    pub fn start_with(args: &[&str]) -> Self {
+    pub(crate) fn start_with(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let log = dir.path().join("log");
@@ -130,18 +130,18 @@ impl Server {
         server
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client {
             socket: Socket::connect(&self.socket).unwrap(),
         }
     }
 
     /// A client with a context, and the process that serves it.
-    pub fn connect_and_find(&self) -> (Client, u32) {
+    pub(crate) fn connect_and_find(&self) -> (Client, u32) {
         let spare = |pid: &u32| !serves(*pid);
         let before: Vec<u32> = children_of(self.child.id())
             .into_iter()
@@ -151,23 +151,22 @@ impl Server {
         let ctx = client.context();
         assert_eq!(ctx, 1);
         // It is the spare that was there; a new one may be there already.
-        let worker = before.into_iter().find(|pid| serves(*pid));
-        (client, worker.expect("a worker"))
+        let mut worker = None;
+        eventually("a worker serves", || {
+            worker = before.iter().copied().find(|pid| serves(*pid));
+            worker.is_some()
+        });
+        (client, worker.unwrap())
     }
 
-    pub fn workers(&self) -> Vec<u32> {
+    pub(crate) fn workers(&self) -> Vec<u32> {
         children_of(self.child.id())
     }
 
     /// Only the spare is left.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let workers = self.workers();
         workers.len() <= 1 && workers.iter().all(|pid| !serves(*pid))
-    }
-
-    pub fn stop(&mut self) -> ExitStatus {
-        kill(self.child.id(), rustix::process::Signal::TERM);
-        self.child.wait().unwrap()
     }
 }
 
@@ -194,7 +193,7 @@ impl Drop for Server {
 
 /// A response with nothing borrowed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Errno(u32),
     Number(u32),
     Bytes(Vec<u8>),
@@ -202,22 +201,22 @@ pub enum Answer {
     Fence(u64),
 }
 
-pub struct Client {
-    pub socket: Socket,
+pub(crate) struct Client {
+    pub(crate) socket: Socket,
 }
 
 impl Client {
-    pub fn send(&self, request: &Request<'_>) {
+    pub(crate) fn send(&self, request: &Request<'_>) {
         self.send_with(request, &[]);
     }
 
-    pub fn send_with(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) {
+    pub(crate) fn send_with(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) {
         let mut bytes = Vec::new();
         request.write(&mut bytes);
         self.socket.send(&bytes, fds).unwrap();
     }
 
-    pub fn receive(&self) -> Option<(Answer, Vec<OwnedFd>)> {
+    pub(crate) fn receive(&self) -> Option<(Answer, Vec<OwnedFd>)> {
         assert!(readable_within(&self.socket, PATIENCE), "no answer");
         let mut packet = Packet::default();
         if !self.socket.recv(&mut packet).unwrap() {
@@ -236,31 +235,31 @@ impl Client {
         Some((answer, std::mem::take(&mut packet.fds)))
     }
 
-    pub fn ask(&self, request: &Request<'_>) -> (Answer, Vec<OwnedFd>) {
+    pub(crate) fn ask(&self, request: &Request<'_>) -> (Answer, Vec<OwnedFd>) {
         self.send(request);
         self.receive().expect("the connection ended")
     }
 
     /// The server has hung up, after whatever it still said.
-    pub fn is_hung_up(&self) -> bool {
+    pub(crate) fn is_hung_up(&self) -> bool {
         while let Some((answer, _)) = self.receive() {
             eprintln!("before the end: {answer:?}");
         }
         true
     }
 
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.ask(&Request::GetNumCapsets).0 == Answer::Number(1)
     }
 
-    pub fn context(&self) -> u32 {
+    pub(crate) fn context(&self) -> u32 {
         match self.ask(&Request::CtxCreate(CtxCreate::new(3, b"test"))).0 {
             Answer::Number(ctx_id) => ctx_id,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn ask_blob(&self, ctx_id: u32, blob_id: u64, size: u64) -> (Answer, Vec<OwnedFd>) {
+    pub(crate) fn ask_blob(&self, ctx_id: u32, blob_id: u64, size: u64) -> (Answer, Vec<OwnedFd>) {
         self.ask(&Request::ResourceCreateBlob(ResourceCreateBlob {
             ctx_id,
             blob_mem: BLOB_MEM_HOST3D,
@@ -271,7 +270,7 @@ impl Client {
         }))
     }
 
-    pub fn blob(&self, ctx_id: u32, blob_id: u64, size: u64) -> (u32, OwnedFd) {
+    pub(crate) fn blob(&self, ctx_id: u32, blob_id: u64, size: u64) -> (u32, OwnedFd) {
         match self.ask_blob(ctx_id, blob_id, size) {
             (Answer::Resource(res_id), mut fds) => (res_id, fds.pop().unwrap()),
             (other, _) => panic!("{other:?}"),
@@ -279,7 +278,7 @@ impl Client {
     }
 
     /// Submits with a fence; on `ring_idx`, or on the global timeline.
-    pub fn submit(
+    pub(crate) fn submit(
         &self,
         ctx_id: u32,
         ring_idx: Option<u8>,
@@ -288,7 +287,7 @@ impl Client {
         self.submit_after(ctx_id, ring_idx, &[], command)
     }
 
-    pub fn submit_after(
+    pub(crate) fn submit_after(
         &self,
         ctx_id: u32,
         ring_idx: Option<u8>,
@@ -306,7 +305,7 @@ impl Client {
         })
     }
 
-    pub fn submit_unfenced(&self, ctx_id: u32, command: Submitted) {
+    pub(crate) fn submit_unfenced(&self, ctx_id: u32, command: Submitted) {
         let mut bytes = Vec::new();
         command.write(&mut bytes);
         self.send(&Request::Submit3d {
@@ -319,7 +318,7 @@ impl Client {
     }
 
     /// A blob with a consumer on it, mapped.
-    pub fn ring(&self, ctx_id: u32) -> (u32, Arc<Mapping>) {
+    pub(crate) fn ring(&self, ctx_id: u32) -> (u32, Arc<Mapping>) {
         let (res_id, fd) = self.blob(ctx_id, 0, RING_BYTES as u64);
         let (answer, fences) = self.submit(
             ctx_id,
@@ -333,7 +332,7 @@ impl Client {
         (res_id, Arc::new(Mapping::map(&fd, 0, RING_BYTES).unwrap()))
     }
 
-    pub fn detach(&self, ctx_id: u32, resource_id: u32) {
+    pub(crate) fn detach(&self, ctx_id: u32, resource_id: u32) {
         self.send(&Request::CtxDetach(CtxResource {
             ctx_id,
             resource_id,
@@ -342,10 +341,10 @@ impl Client {
 }
 
 /// Raw bytes, as no client sends them.
-pub fn send_raw(socket: &Socket, bytes: &[u8]) {
+pub(crate) fn send_raw(socket: &Socket, bytes: &[u8]) {
     rustix::net::send(socket, bytes, rustix::net::SendFlags::NOSIGNAL).unwrap();
 }
 
-pub fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
 }
