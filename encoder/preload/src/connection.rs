@@ -11,6 +11,7 @@ use asgard_asg::kumquat::{Packet, Request, Response, Socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use crate::process;
 use crate::report::Once;
 use crate::ring::Ring;
 use crate::sync_file::signalled;
@@ -224,6 +225,12 @@ impl Connection {
             let _ = self.socket.shutdown();
         }
         Errno::NODEV
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        process::forget_socket(self.raw_fd());
     }
 }
 

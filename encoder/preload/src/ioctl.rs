@@ -936,7 +936,10 @@ mod tests {
         assert!(device.is_open());
         assert!(device.is_behind(&rustix::fs::fstat(&copy).unwrap()));
         drop(copy);
-        assert!(!device.is_open());
+        // Another test's child may hold a copy for a moment.
+        while device.is_open() {
+            thread::yield_now();
+        }
         device.close();
         assert!(
             heard

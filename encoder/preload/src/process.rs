@@ -80,6 +80,11 @@ extern "C" fn after_fork() {
     }
 }
 
+/// A connection's socket is about to be closed, and its number may soon mean another file.
+pub(crate) fn forget_socket(fd: RawFd) {
+    let _ = SOCKET.compare_exchange(fd, -1, Ordering::AcqRel, Ordering::Relaxed);
+}
+
 impl Process {
     /// The connection: the one there is, or a new one if there is none or its server has died.
     fn connection(&self) -> Option<Arc<Connection>> {
@@ -159,4 +164,62 @@ pub(crate) fn is_open() -> bool {
 /// Whether a descriptor is an eventfd, in a process whose fences are such.
 pub(crate) fn is_fence(fd: BorrowedFd<'_>) -> bool {
     existing().is_some() && fd.as_raw_fd() >= 0 && crate::sync_file::is_eventfd(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{FromRawFd, OwnedFd};
+
+    use asgard_asg::kumquat::{Listener, Packet, Request, Response};
+
+    use super::*;
+
+    /// Whether a number means an open file, in a way that the child of a fork may ask.
+    fn is_file(fd: RawFd) -> bool {
+        // SAFETY: it only looks.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+    }
+
+    #[test]
+    fn a_forked_child_starts_afresh() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = Listener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let socket = listener.accept().unwrap();
+            let mut packet = Packet::default();
+            assert!(socket.recv(&mut packet).unwrap());
+            assert_eq!(packet.requests().next(), Some(Ok(Request::GetNumCapsets)));
+            let mut reply = Vec::new();
+            Response::NumCapsets { count: 0 }.write(&mut reply);
+            socket.send(&reply, &[]).unwrap();
+            socket
+        });
+        // SAFETY: no other test here reads or writes the environment.
+        unsafe { std::env::set_var(VARIABLE, &path) };
+        let fd = open().unwrap();
+        let _socket = server.join().unwrap();
+        // SAFETY: `open` has made it for its caller.
+        let near = unsafe { OwnedFd::from_raw_fd(fd) };
+        assert!(device(fd).is_some());
+        let number = SOCKET.load(Ordering::Acquire);
+        assert!(is_file(number));
+        // SAFETY: the child calls nothing that could need a lock of another thread's.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let afresh = !is_open() && device(fd).is_none() && !is_file(number);
+            // SAFETY: it ends the child without the clean-up that belongs to the parent.
+            unsafe { libc::_exit(if afresh { 0 } else { 1 }) };
+        }
+        let mut status = -1;
+        // SAFETY: the child is ours, and there is room for its status.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(status, 0, "the child sees what its parent has opened");
+        assert!(
+            is_file(number) && device(fd).is_some(),
+            "the parent keeps it"
+        );
+        drop(near);
+        assert!(device(fd).is_none());
+    }
 }

@@ -31,10 +31,13 @@ impl Ring {
     }
 
     /// Wakes the host if it can be woken through memory. Otherwise a message has to.
+    ///
+    /// The driver pings at least once after it has published, unless the host shows that it will look
+    /// again; so a host that shows to be awake needs no wake-up here either.
     pub(crate) fn ping(&self) -> bool {
         let ours = self.memory.load(MAGIC_WORD) == MAGIC;
         if ours {
-            doorbell::ring(&*self.memory);
+            doorbell::ring_if_asleep(&*self.memory);
         }
         ours
     }
