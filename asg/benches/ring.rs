@@ -11,8 +11,10 @@ use asgard_asg::host::{HostChannel, HostConfig, Wake};
 use asgard_asg::layout::blob_size;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+const SPIN: Duration = Duration::from_micros(50);
+
 /// Runs `body` with a guest whose host answers each word that starts with 1 by that word.
-fn with_echo(config: HostConfig, body: impl FnOnce(&mut GuestChannel<NoPing>)) {
+fn with_echo(config: HostConfig, spin: Duration, body: impl FnOnce(&mut GuestChannel<NoPing>)) {
     let mem = Arc::new(Mapping::create(blob_size(config.buffer_size)).unwrap().0);
     let mut host = HostChannel::new(Arc::clone(&mem), config).unwrap();
     let doorbell = host.doorbell();
@@ -20,7 +22,7 @@ fn with_echo(config: HostConfig, body: impl FnOnce(&mut GuestChannel<NoPing>)) {
         let mut input = Vec::new();
         loop {
             if host.recv(&mut input).unwrap() == 0 {
-                match host.wait(Duration::from_micros(50)) {
+                match host.wait(spin) {
                     Wake::Data => continue,
                     _ => return host.counters(),
                 }
@@ -34,7 +36,7 @@ fn with_echo(config: HostConfig, body: impl FnOnce(&mut GuestChannel<NoPing>)) {
     });
     let config = GuestConfig {
         same_kernel: true,
-        spin: Duration::from_micros(50),
+        spin,
     };
     let mut guest = GuestChannel::new(mem, config, NoPing).unwrap();
     body(&mut guest);
@@ -60,13 +62,18 @@ fn ring(criterion: &mut Criterion) {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
 
-    with_echo(HostConfig::default(), |guest| {
+    with_echo(HostConfig::default(), SPIN, |guest| {
         group.bench_function("round trip of 8 bytes", |bencher| {
             bencher.iter(|| finish(guest));
         });
     });
+    with_echo(HostConfig::default(), Duration::ZERO, |guest| {
+        group.bench_function("round trip between sleepers", |bencher| {
+            bencher.iter(|| finish(guest));
+        });
+    });
     for size in [64, 4096] {
-        with_echo(HostConfig::default(), |guest| {
+        with_echo(HostConfig::default(), SPIN, |guest| {
             let bytes = vec![0; size];
             group.throughput(Throughput::Bytes(size as u64));
             group.bench_function(format!("chunks of {size} bytes"), |bencher| {
@@ -79,7 +86,7 @@ fn ring(criterion: &mut Criterion) {
         flush_interval: 32 << 10,
         ..HostConfig::default()
     };
-    with_echo(wide, |guest| {
+    with_echo(wide, SPIN, |guest| {
         let bytes = vec![0; 32 << 10];
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function("chunks of 32 KiB", |bencher| {
@@ -88,7 +95,7 @@ fn ring(criterion: &mut Criterion) {
         });
     });
     for size in [64 << 10, 1 << 20, 4 << 20] {
-        with_echo(HostConfig::default(), |guest| {
+        with_echo(HostConfig::default(), SPIN, |guest| {
             let bytes = vec![0; size];
             group.throughput(Throughput::Bytes(size as u64));
             group.bench_function(format!("transfers of {} KiB", size >> 10), |bencher| {

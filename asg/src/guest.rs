@@ -86,6 +86,13 @@ pub struct GuestChannel<P, M = Mapping> {
 /// The longest sleep before the host's health is asked for.
 const HEALTH: Duration = Duration::from_millis(100);
 
+/// How many bytes of a large transfer are published at once: few enough that both ends copy at the
+/// same time, from caches rather than from memory.
+const LARGE_PIECE: u32 = 16 << 10;
+
+/// At most so many bytes of a reply are taken before the host hears that there is room.
+const PIECE: usize = 128 << 10;
+
 /// The least part of a large transfer worth publishing alone, unless it is the last.
 const LEAST_PIECE: u32 = 4096;
 
@@ -161,7 +168,7 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
         if bytes.len() <= self.flush_interval as usize {
             self.write_chunk(bytes)
         } else {
-            self.write_large(bytes, self.buffer_size / 4)?;
+            self.write_large(bytes)?;
             self.wait_until(Self::large_is_drained)
         }
     }
@@ -172,7 +179,7 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
         if bytes.len() <= self.flush_interval as usize {
             self.write_chunk(bytes)
         } else {
-            self.write_large(bytes, self.buffer_size / 2)
+            self.write_large(bytes)
         }
     }
 
@@ -208,7 +215,7 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
         self.notify()
     }
 
-    fn write_large(&mut self, mut bytes: &[u8], piece: u32) -> Result<()> {
+    fn write_large(&mut self, mut bytes: &[u8]) -> Result<()> {
         let total = u32::try_from(bytes.len()).map_err(|_| Error::OutOfBounds {
             offset: 0,
             len: bytes.len() as u64,
@@ -219,6 +226,7 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
         // The ring is empty, so that the host no longer changes the size of the last transfer.
         self.mem.store(TRANSFER_SIZE, total);
         self.mem.store(TRANSFER_MODE, mode::LARGE);
+        let piece = LARGE_PIECE.min(self.buffer_size / 4);
         while !bytes.is_empty() {
             let want = (bytes.len() as u32).min(piece);
             let least = want.min(LEAST_PIECE).min(self.buffer_size / 4);
@@ -346,6 +354,3 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
         }
     }
 }
-
-/// At most so many bytes of a reply are taken before the host hears that there is room.
-const PIECE: usize = 128 << 10;

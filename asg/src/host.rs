@@ -41,7 +41,7 @@ impl Default for HostConfig {
 pub enum Wake {
     /// There is something to receive.
     Data,
-    /// [`Doorbell::stop`] was called.
+    /// [`Doorbell::stop`] was called, or this end itself has given up.
     Stopped,
     /// The guest has left.
     Exited,
@@ -324,6 +324,9 @@ impl<M: Memory> HostChannel<M> {
     /// Lies of the guest count as data, for [`Self::recv`] to find.
     #[inline]
     pub fn wait(&mut self, spin: Duration) -> Wake {
+        if self.failed {
+            return Wake::Stopped;
+        }
         // A guest resets the state when it takes the ring over.
         self.set_rendering();
         match self.look() {

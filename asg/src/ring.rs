@@ -366,3 +366,85 @@ impl Nap {
         (self.start.elapsed() / 8).clamp(Self::SHORTEST, Self::LONGEST)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mapping;
+    use proptest::prelude::*;
+
+    /// Both ends of the ring of records, at any position.
+    fn ends(start: u32) -> (Mapping, Producer, Consumer) {
+        let (mem, _) = Mapping::create(BUFFER).unwrap();
+        mem.store(TO_HOST + WRITE_POS, start);
+        mem.store(TO_HOST + READ_POS, start);
+        let producer = Producer {
+            shape: Shape::RECORDS,
+            write: start,
+            read: start,
+        };
+        let consumer = Consumer {
+            shape: Shape::RECORDS,
+            read: start,
+        };
+        (mem, producer, consumer)
+    }
+
+    #[test]
+    fn a_ring_holds_one_byte_less_than_its_size() {
+        let (mem, mut producer, mut consumer) = ends(u32::MAX - 100);
+        assert_eq!(producer.room(&mem, u32::MAX).unwrap(), 2047);
+        producer.put(&mem, &[1; 2047]).unwrap();
+        producer.publish(&mem, 2047);
+        assert_eq!(producer.room(&mem, 1).unwrap(), 0);
+        assert_eq!(consumer.available(&mem).unwrap(), 2047);
+        consumer.release(&mem, 2047);
+        assert_eq!(producer.pending(&mem).unwrap(), 0);
+        assert!(!consumer.has_news(&mem));
+    }
+
+    #[test]
+    fn impossible_positions_are_lies() {
+        let (mem, mut producer, consumer) = ends(u32::MAX);
+        mem.store(TO_HOST + WRITE_POS, 2046);
+        assert_eq!(consumer.available(&mem).unwrap(), 2047);
+        mem.store(TO_HOST + WRITE_POS, 2047);
+        assert!(consumer.available(&mem).is_err());
+        mem.store(TO_HOST + WRITE_POS, u32::MAX - 1);
+        assert!(consumer.available(&mem).is_err());
+        producer.publish(&mem, 8);
+        mem.store(TO_HOST + READ_POS, 8);
+        assert!(producer.pending(&mem).is_err());
+        mem.store(TO_HOST + READ_POS, 7);
+        assert_eq!(producer.pending(&mem).unwrap(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_out_as_they_went_in(
+            start in prop_oneof![any::<u32>(), u32::MAX - 5000..=u32::MAX],
+            steps in proptest::collection::vec((any::<bool>(), 1u32..2100), 1..100),
+        ) {
+            let (mem, mut producer, mut consumer) = ends(start);
+            let (mut sent, mut got) = (0u32, 0u32);
+            for (write, len) in steps {
+                if write {
+                    let len = len.min(producer.room(&mem, len).unwrap());
+                    let bytes: Vec<u8> = (sent..sent + len).map(|i| (i % 251) as u8).collect();
+                    producer.put(&mem, &bytes).unwrap();
+                    producer.publish(&mem, len);
+                    sent += len;
+                } else {
+                    let available = consumer.available(&mem).unwrap();
+                    prop_assert_eq!(available, sent - got);
+                    let len = len.min(available);
+                    let mut bytes = Vec::new();
+                    consumer.append_to(&mem, len as usize, &mut bytes).unwrap();
+                    consumer.release(&mem, len);
+                    prop_assert!(bytes.iter().zip(got..).all(|(&byte, i)| byte == (i % 251) as u8));
+                    got += len;
+                }
+            }
+        }
+    }
+}
