@@ -404,21 +404,23 @@ impl Device {
         &self.timelines
     }
 
-    /// Destroys every context and waits for their threads and the driver, but not longer than `patience`.
-    pub fn finish(mut self, patience: Duration) -> Summary {
+    /// Destroys every context and waits for their threads and the driver, but not longer than
+    /// `patience`. False when some have not ended by then.
+    pub fn finish(mut self, patience: Duration) -> (Summary, bool) {
         let ids: Vec<u32> = self.contexts.keys().copied().collect();
         for ctx_id in ids {
             // The id comes from the table itself.
             let _ = self.destroy_context(ctx_id);
         }
         let deadline = Instant::now() + patience;
+        let mut complete = true;
         for mut closing in self.closing {
             match closing.wait(deadline) {
                 Some(summary) => self.summary.add(&summary),
-                None => tracing::warn!("a context did not end in time"),
+                None => complete = false,
             }
         }
-        self.summary
+        (self.summary, complete)
     }
 
     fn check_new_resource(&self, res_id: u32) -> Result<(), Error> {
@@ -468,5 +470,305 @@ impl Device {
                 attached: BTreeSet::new(),
             })
             .resource
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::renderer::null::Null;
+    use crate::renderer::{Blob, Replies, Stats, Stream};
+
+    const RING_0: Ring = Ring::Context {
+        ctx_id: 1,
+        ring_idx: 0,
+    };
+    const RING_1: Ring = Ring::Context {
+        ctx_id: 1,
+        ring_idx: 1,
+    };
+
+    /// Its Vulkan fences signal when the test says so; it notes what it is told.
+    #[derive(Debug, Default)]
+    struct Manual(Arc<Notes>);
+
+    #[derive(Default)]
+    struct Notes {
+        fences: Mutex<Vec<(u64, Done)>>,
+        calls: Mutex<Vec<String>>,
+    }
+
+    impl std::fmt::Debug for Notes {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.calls.lock().fmt(f)
+        }
+    }
+
+    impl Notes {
+        fn signal(&self, fence: u64) {
+            let position = self
+                .fences
+                .lock()
+                .iter()
+                .position(|(waiting, _)| *waiting == fence);
+            let (_, done) = self.fences.lock().swap_remove(position.unwrap());
+            done();
+        }
+        fn note(&self, call: impl Into<String>) {
+            self.calls.lock().push(call.into());
+        }
+    }
+
+    impl Renderer for Manual {
+        fn device_name(&self) -> String {
+            "manual".to_owned()
+        }
+        fn color_buffer_memory_index(&self) -> u32 {
+            3
+        }
+        fn create_context(
+            &self,
+            name: &str,
+            _limits: renderer::Limits,
+        ) -> Arc<dyn renderer::Context> {
+            self.0.note(format!("context {name}"));
+            Arc::new(ManualContext(Arc::clone(&self.0)))
+        }
+    }
+
+    #[derive(Debug)]
+    struct ManualContext(Arc<Notes>);
+
+    impl renderer::Context for ManualContext {
+        fn open_stream(&self) -> Box<dyn Stream> {
+            Box::new(Discard(Vec::new()))
+        }
+        fn take_blob(&self, blob_id: u64) -> Result<Blob, renderer::Error> {
+            Err(renderer::Error::NoBlob(blob_id))
+        }
+        fn add_resource(
+            &self,
+            res_id: u32,
+            _memory: BorrowedFd<'_>,
+            size: u64,
+            shape: Option<&Shape>,
+        ) -> Result<(), renderer::Error> {
+            self.0
+                .note(format!("add {res_id} {size} {}", shape.is_some()));
+            Ok(())
+        }
+        fn remove_resource(&self, res_id: u32) {
+            self.0.note(format!("remove {res_id}"));
+        }
+        fn when_signaled(
+            &self,
+            _device: u64,
+            fence: u64,
+            done: Done,
+        ) -> Result<(), renderer::Error> {
+            self.0.fences.lock().push((fence, done));
+            Ok(())
+        }
+        fn error(&self) -> Option<String> {
+            None
+        }
+        fn poison(&self, _why: &str) {}
+        fn stats(&self) -> Stats {
+            Stats {
+                packets: 10,
+                ..Stats::default()
+            }
+        }
+        fn close(&self) {
+            self.0.note("close");
+        }
+    }
+
+    struct Discard(Vec<u8>);
+
+    impl Stream for Discard {
+        fn input(&mut self) -> &mut Vec<u8> {
+            &mut self.0
+        }
+        fn run(&mut self, _replies: &mut dyn Replies) -> Result<(), renderer::Error> {
+            self.0.clear();
+            Ok(())
+        }
+    }
+
+    fn device() -> (Device, Arc<Notes>) {
+        let notes = Arc::new(Notes::default());
+        let mut device = Device::new(Arc::new(Manual(Arc::clone(&notes))), Config::default());
+        device.create_context(1, 3, "one").unwrap();
+        (device, notes)
+    }
+
+    fn bytes(command: Command) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        command.write(&mut bytes);
+        bytes
+    }
+
+    fn export(fence: u64) -> Vec<u8> {
+        bytes(Command::CreateExportSyncVk { device: 1, fence })
+    }
+
+    #[derive(Clone, Default)]
+    struct Flag(Arc<AtomicU32>);
+
+    impl Flag {
+        fn raise(&self) -> Done {
+            let flag = self.clone();
+            Box::new(move || {
+                flag.0.fetch_add(1, Ordering::SeqCst);
+            })
+        }
+        fn count(&self) -> u32 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    #[test]
+    fn a_fence_follows_the_vulkan_fence_and_its_ring() {
+        let (mut device, notes) = device();
+        let (first, second, barrier) = (Flag::default(), Flag::default(), Flag::default());
+        device.submit(1, RING_0, &export(100)).unwrap();
+        device.fence(RING_0, first.raise()).unwrap();
+        device.submit(1, RING_0, &export(200)).unwrap();
+        device.fence(RING_0, second.raise()).unwrap();
+        device
+            .submit(1, RING_1, &bytes(Command::PlaceholderVk))
+            .unwrap();
+        device.fence(RING_1, barrier.raise()).unwrap();
+        assert_eq!((first.count(), second.count(), barrier.count()), (0, 0, 1));
+        notes.signal(200);
+        assert_eq!((first.count(), second.count()), (0, 0));
+        notes.signal(100);
+        assert_eq!((first.count(), second.count()), (1, 1));
+    }
+
+    #[test]
+    fn a_context_that_goes_away_takes_its_fences_along() {
+        let (mut device, notes) = device();
+        let flag = Flag::default();
+        device.submit(1, RING_0, &export(100)).unwrap();
+        device.fence(RING_0, flag.raise()).unwrap();
+        device.destroy_context(1).unwrap();
+        assert_eq!(flag.count(), 1);
+        notes.signal(100);
+        assert_eq!(flag.count(), 1);
+        assert!(device.fence(RING_0, flag.raise()).is_err());
+        let (summary, complete) = device.finish(Duration::from_secs(10));
+        assert!(complete);
+        assert_eq!((summary.contexts, summary.packets), (1, 10));
+        assert_eq!(*notes.calls.lock(), ["context one", "close"]);
+    }
+
+    #[test]
+    fn shaped_resources_are_made_known_to_the_contexts_that_have_them() {
+        let (mut device, notes) = device();
+        device.create_context(2, 3, "two").unwrap();
+        let shape = Shape {
+            target: 2,
+            format: 67,
+            width: 8,
+            height: 8,
+            ..Shape::default()
+        };
+        device.create_3d(7, shape).unwrap();
+        for ctx_id in [1, 2] {
+            device.attach(ctx_id, 7).unwrap();
+            device.attach(ctx_id, 7).unwrap();
+        }
+        assert_eq!(device.attachments(7), 2);
+        assert_eq!(device.detach(1, 7).unwrap(), 1);
+        assert!(matches!(
+            device.detach(1, 7),
+            Err(Error::NotAttached { .. })
+        ));
+        device.unref(7).unwrap();
+        assert!(device.resource(7).is_err());
+        let calls = notes.calls.lock().split_off(2);
+        assert_eq!(
+            calls,
+            ["add 7 4096 true", "add 7 4096 true", "remove 7", "remove 7"]
+        );
+    }
+
+    #[test]
+    fn ids_are_used_once_at_a_time() {
+        let (mut device, _) = device();
+        assert!(matches!(
+            device.create_context(1, 3, ""),
+            Err(Error::ContextId(1))
+        ));
+        assert!(matches!(
+            device.create_context(0, 3, ""),
+            Err(Error::ContextId(0))
+        ));
+        let request = BlobRequest {
+            blob_id: 0,
+            size: 4096,
+        };
+        device.create_blob(1, 5, request).unwrap();
+        assert!(matches!(
+            device.create_blob(1, 5, request),
+            Err(Error::ResourceId(5))
+        ));
+        assert!(matches!(
+            device.create_blob(1, 0, request),
+            Err(Error::ResourceId(0))
+        ));
+        device.unref(5).unwrap();
+        device.create_blob(1, 5, request).unwrap();
+    }
+
+    #[test]
+    fn freed_memory_counts_no_more() {
+        let limits = Limits {
+            memory: 8192,
+            ..Limits::default()
+        };
+        let mut device = Device::new(
+            Arc::new(Null),
+            Config {
+                limits,
+                ..Config::default()
+            },
+        );
+        device.create_context(1, 3, "").unwrap();
+        let request = BlobRequest {
+            blob_id: 0,
+            size: 5000,
+        };
+        for _ in 0..10 {
+            device.create_blob(1, 1, request).unwrap();
+            assert!(matches!(
+                device.create_blob(1, 2, request),
+                Err(Error::Limit { .. })
+            ));
+            device.unref(1).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_short_or_strange_command_is_an_error() {
+        let (mut device, _) = device();
+        device.submit(1, Ring::Global, &[]).unwrap();
+        for len in 1..8 {
+            assert!(device.submit(1, Ring::Global, &[0; 64][..len]).is_err());
+        }
+        for opcode in [0_u32, 0x1000, 0x1004, 0xa005, u32::MAX] {
+            assert!(
+                device
+                    .submit(1, Ring::Global, &opcode.to_le_bytes())
+                    .is_err()
+            );
+        }
     }
 }

@@ -14,7 +14,8 @@ use asgard_host_device::renderer::{self, Renderer};
 use asgard_host_device::supervisor::Report;
 use asgard_host_device::vmm::kumquat;
 use rustix::process::{
-    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+    Resource, Rlimit, Signal, getpid, getrlimit, kill_process, set_parent_process_death_signal,
+    setrlimit,
 };
 
 use super::{DeviceArgs, RendererKind};
@@ -55,8 +56,17 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Report::Serving.send(&control)?;
     let device = Device::new(renderer, args.device.config());
     let outcome = kumquat::serve(Socket::from(connection), device);
-    let error = outcome.fault.map(|fault| fault.to_string());
+    let mut error = outcome.fault.map(|fault| fault.to_string());
+    if outcome.stuck {
+        error
+            .get_or_insert_default()
+            .push_str(" (and the Vulkan driver did not let go)");
+    }
     Report::ended(outcome.summary, error).send(&control)?;
+    if outcome.stuck {
+        // Leaving the usual way would destroy what those threads still use.
+        kill_process(getpid(), Signal::KILL)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -59,6 +59,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// Why it ended, unless the guest just left.
     pub fault: Option<Fault>,
+    /// Some threads are stuck in the driver: the process should end without further ado.
+    pub stuck: bool,
 }
 
 /// Serves one guest until it leaves or makes a mistake.
@@ -77,9 +79,11 @@ pub fn serve(socket: Socket, device: Device) -> Outcome {
     let fault = connection.run().err();
     // The guest must not wait for the end of its contexts.
     let _ = connection.socket.shutdown();
+    let (summary, complete) = connection.device.finish(PATIENCE);
     Outcome {
-        summary: connection.device.finish(PATIENCE),
+        summary,
         fault,
+        stuck: !complete,
     }
 }
 

@@ -142,21 +142,22 @@ impl Server {
 
     /// A client with a context, and the process that serves it.
     pub(crate) fn connect_and_find(&self) -> (Client, u32) {
-        let spare = |pid: &u32| !serves(*pid);
-        let before: Vec<u32> = children_of(self.child.id())
-            .into_iter()
-            .filter(spare)
-            .collect();
+        let mut spare = None;
+        eventually("there is one spare", || {
+            let idle: Vec<u32> = self
+                .workers()
+                .into_iter()
+                .filter(|pid| !serves(*pid))
+                .collect();
+            spare = idle.first().copied();
+            idle.len() == 1
+        });
+        let worker = spare.unwrap();
         let client = self.connect();
         let ctx = client.context();
         assert_eq!(ctx, 1);
-        // It is the spare that was there; a new one may be there already.
-        let mut worker = None;
-        eventually("a worker serves", || {
-            worker = before.iter().copied().find(|pid| serves(*pid));
-            worker.is_some()
-        });
-        (client, worker.unwrap())
+        eventually("it serves", || serves(worker));
+        (client, worker)
     }
 
     pub(crate) fn workers(&self) -> Vec<u32> {
