@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use asgard_asg::kumquat::{Packet, Request, Response, Socket};
 use rustix::event::{PollFd, PollFlags};
@@ -93,11 +92,6 @@ impl Connection {
                 let mut fds = [PollFd::new(&connection.socket, PollFlags::RDHUP)];
                 while let Ok(0) | Err(Errno::INTR) = rustix::event::poll(&mut fds, None) {}
                 connection.lost("the server has closed the connection");
-                // The driver sends on, and would wait for room sooner or later, in loops that do not
-                // all yield.
-                while connection.discard() {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
             });
         restore_signals(&blocked);
         thread.map(drop)
@@ -175,17 +169,6 @@ impl Connection {
         if self.is_dead() {
             ring.fail();
         }
-    }
-
-    /// Throws away what is on the rings, in the place of a server that is gone. `false` if no ring is
-    /// left.
-    fn discard(&self) -> bool {
-        let mut rings = lock(&self.rings);
-        rings.retain(|ring| ring.strong_count() != 0);
-        for ring in rings.iter().filter_map(Weak::upgrade) {
-            ring.discard();
-        }
-        !rings.is_empty()
     }
 
     /// Remembers a fence until it has signalled, to signal it when the server dies.

@@ -215,14 +215,15 @@ pub(crate) unsafe fn dispatch(
     if argument.is_null() {
         return Err(Errno::FAULT);
     }
-    if device.connection.is_dead() {
+    let nr = request & 0xff;
+    // A ping is good for something even then.
+    if nr != number::EXECBUFFER && device.connection.is_dead() {
         return Err(Errno::NODEV);
     }
     let argument = Argument {
         address: argument.cast(),
         len: (request >> 16 & 0x3fff) as usize,
     };
-    let nr = request & 0xff;
     // SAFETY: the caller vouches for the argument and what it points to.
     let result = unsafe {
         match nr {

@@ -1,4 +1,4 @@
-//! What the driver hears on its rings after the host has died.
+//! What the driver hears on its rings after the host has died, or has given up on a ring.
 //!
 //! The driver's loops would wait for ever: the one that reads replies starts over when the ring is
 //! marked as failed. So this library takes the host's place at the ring, in the cheapest way. It
@@ -103,8 +103,9 @@ impl LastWords {
 
 /// Throws away what the driver has sent, and whether there was anything.
 pub(crate) fn discard(mem: &impl Memory) -> bool {
-    // So that it does not ping either.
-    mem.store(STATE, state::RENDERING);
+    // So that it pings whenever it sends, which is another occasion for this: it has a loop that waits
+    // for room without a yield.
+    mem.store(STATE, state::NEED_NOTIFY);
     let mut any = false;
     for ring in [TO_HOST, TO_HOST_LARGE] {
         let written = mem.load(ring + WRITE_POS);

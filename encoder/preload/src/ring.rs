@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use asgard_asg::Mapping;
 use asgard_asg::doorbell::{self, YieldWaiter};
-use asgard_asg::layout::{BUFFER, MAGIC, MAGIC_WORD, PROGRESS};
+use asgard_asg::layout::{BUFFER, IN_ERROR, MAGIC, MAGIC_WORD, PROGRESS};
 use asgard_asg::ring::Memory;
 
 use crate::last_words::{self, LastWords};
-use crate::report;
+use crate::report::{self, Once};
 
 /// One ring.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ impl Ring {
     /// The driver pings at least once after it has published, unless the host shows that it will look
     /// again; so a host that shows to be awake needs no wake-up here either.
     pub(crate) fn ping(&self) -> bool {
+        if self.is_lost() {
+            last_words::discard(&*self.memory);
+            return true;
+        }
         let ours = self.memory.load(MAGIC_WORD) == MAGIC;
         if ours {
             doorbell::ring_if_asleep(&*self.memory);
@@ -50,9 +54,20 @@ impl Ring {
         self.memory.wake(PROGRESS);
     }
 
-    /// Throws away what the driver has sent since the host is gone.
-    pub(crate) fn discard(&self) {
-        last_words::discard(&*self.memory);
+    /// Whether the host will not answer any more: it is gone, or has given up on this ring.
+    fn is_lost(&self) -> bool {
+        static GIVEN_UP: Once = Once::new();
+        if self.memory.load(IN_ERROR) != 0 {
+            GIVEN_UP.tell(|| {
+                "the server has given up on this program's commands, so its Vulkan device is lost; \
+                 see what the server says"
+                    .into()
+            });
+            // With the mark, the driver would throw away what it hears from now on.
+            self.memory.store(IN_ERROR, 0);
+            self.failed.store(true, Ordering::SeqCst);
+        }
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Makes this the ring that the calling thread waits on in [`on_yield`].
@@ -88,7 +103,7 @@ pub(crate) fn on_yield() -> bool {
         .try_with(|slot| {
             let mut slot = slot.try_borrow_mut().ok()?;
             let waiter = slot.as_mut()?;
-            if !waiter.ring.failed.load(Ordering::Relaxed) {
+            if !waiter.ring.is_lost() {
                 waiter.alive.on_yield();
             } else if !waiter.dead.on_yield(&*waiter.ring.memory) {
                 report::end("the server is gone, and the driver waits for an answer without which it cannot go on");

@@ -49,6 +49,8 @@ enum Manner {
     Answer,
     /// It says nothing, and lets the driver wait.
     Silent,
+    /// It marks the ring as failed, and serves on.
+    GiveUp,
 }
 
 struct Server {
@@ -205,6 +207,9 @@ fn start_ring(ring: &Arc<Mapping>, manner: Manner, socket: &Arc<Socket>, events:
             std::thread::sleep(Duration::from_micros(100));
         }
         events.send(Event::Bytes(bytes)).unwrap();
+        if manner == Manner::GiveUp {
+            ring.store(layout::IN_ERROR, 1);
+        }
         if manner == Manner::Answer {
             ring.copy_in(layout::BUFFER, &VERSION_1_3).unwrap();
             ring.add(
@@ -347,6 +352,17 @@ fn a_dead_server_ends_the_drivers_waits() {
     // VK_ERROR_DEVICE_LOST, and then vkCreateInstance asks for what nobody can invent.
     assert!(output.contains("version: -4 0"), "{output}");
     assert!(output.contains("cannot go on"), "{output}");
+}
+
+#[test]
+fn a_failed_ring_is_a_lost_device() {
+    if !has_driver() {
+        return;
+    }
+    let server = Server::start(Manner::GiveUp);
+    let output = finish(start("instance", &server.socket()));
+    assert!(output.contains("given up"), "{output}");
+    assert!(output.contains("version: -4 0"), "{output}");
 }
 
 #[test]
