@@ -88,10 +88,10 @@ const HEALTH: Duration = Duration::from_millis(100);
 
 /// How many bytes of a large transfer are published at once: few enough that both ends copy at the
 /// same time, from caches rather than from memory.
-const LARGE_PIECE: u32 = 16 << 10;
+const LARGE_PIECE: u32 = 32 << 10;
 
 /// At most so many bytes of a reply are taken before the host hears that there is room.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 32 << 10;
 
 /// The least part of a large transfer worth publishing alone, unless it is the last.
 const LEAST_PIECE: u32 = 4096;

@@ -77,8 +77,9 @@ pub struct HostChannel<M = Mapping> {
     failed: bool,
 }
 
-/// At most so many bytes change hands before the other end hears of it, so that both copy at once.
-const PIECE: u32 = 128 << 10;
+/// At most so many bytes change hands before the other end hears of it, so that both copy at once,
+/// from caches rather than from memory.
+const PIECE: u32 = 32 << 10;
 
 /// How long to spin for a guest that is in the middle of something.
 const BUSY_SPIN: Duration = Duration::from_micros(50);

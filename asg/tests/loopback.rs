@@ -230,25 +230,24 @@ fn a_guest_that_only_yields_sleeps_and_is_woken() {
     let guest = {
         let mem = Arc::clone(&mem);
         thread::spawn(move || {
-            let mut longest = Duration::ZERO;
             for i in 1..=50 {
                 let written = mem.atomic_u32(FROM_HOST + WRITE_POS).unwrap();
                 while written.load(std::sync::atomic::Ordering::SeqCst) < i * 4 {
-                    let start = Instant::now();
                     waiter.on_yield();
-                    longest = longest.max(start.elapsed());
                 }
             }
-            (waiter.sleeps(), longest)
+            waiter.sleeps()
         })
     };
+    let start = Instant::now();
     for _ in 0..50 {
         thread::sleep(Duration::from_millis(2));
         host.send(&[1, 2, 3, 4]).unwrap();
     }
-    let (sleeps, longest) = guest.join().unwrap();
+    let sleeps = guest.join().unwrap();
     assert!((1..200).contains(&sleeps), "{sleeps}");
-    assert!(longest < YieldWaiter::<Mapping>::SAFETY, "{longest:?}");
+    // Without wake-ups each round would last as long as the safety net allows.
+    assert!(start.elapsed() < 25 * YieldWaiter::<Mapping>::SAFETY);
 }
 
 #[test]
@@ -277,12 +276,13 @@ fn a_host_that_dies_is_noticed() {
 #[test]
 fn failure_and_exit_end_the_waits_of_the_other_side() {
     let config = HostConfig::default();
-    for exit in [false, true] {
+    let mut waited = Duration::ZERO;
+    for exit in [false, true].repeat(5) {
         let mem = memory(config);
         let mut host = HostChannel::new(Arc::clone(&mem), config).unwrap();
         let mut guest = guest(&mem, true);
         let waiting = thread::spawn(move || guest.read_reply(&mut [0; 4]).unwrap_err());
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(5));
         let start = Instant::now();
         if exit {
             host.exit();
@@ -290,10 +290,7 @@ fn failure_and_exit_end_the_waits_of_the_other_side() {
             host.fail();
         }
         let error = waiting.join().unwrap();
-        assert!(
-            start.elapsed() < Duration::from_millis(90),
-            "it was not woken"
-        );
+        waited += start.elapsed();
         match error {
             Error::Exited => assert!(exit),
             Error::Failed => assert!(!exit),
@@ -302,6 +299,8 @@ fn failure_and_exit_end_the_waits_of_the_other_side() {
         assert!(matches!(host.recv(&mut Vec::new()), Err(Error::Failed)));
         assert!(matches!(host.send(&[1]), Err(Error::Failed)));
     }
+    // Who is not woken looks for the host's health ten times a second.
+    assert!(waited < Duration::from_millis(500), "{waited:?}");
 
     let mem = memory(config);
     let mut host = HostChannel::new(Arc::clone(&mem), config).unwrap();
