@@ -6,7 +6,7 @@
 //! ASGARD_KUMQUAT_SOCKET=/path/of/socket LD_PRELOAD=libasgard_preload.so vulkaninfo
 //! ```
 //!
-//! The dynamic linker calls the [`hooks`] in place of libc's and libdrm's functions of the same
+//! The dynamic linker calls the `hooks` in place of libc's and libdrm's functions of the same
 //! names. A process that never loads the driver, and one without the variable, sees no difference:
 //! the device shows itself only to callers inside `libvulkan_gfxstream.so`, and everything that is
 //! not about it goes to the real function. Children inherit the preload and start afresh: a forked
@@ -15,8 +15,8 @@
 //! What it must never do: wait for a server that has died (a thread watches the connection, and ends
 //! every wait), panic, or spend anything before the driver opens the device.
 //!
-//! Start reading at [`hooks`], then [`ioctl`] (what the device answers), [`device`] (what it keeps),
-//! [`connection`] (the socket), [`ring`] (pings and waits that need neither) and [`last_words`] (what
+//! Start reading at `hooks`, then `ioctl` (what the device answers), `device` (what it keeps),
+//! `connection` (the socket), `ring` (pings and waits that need neither) and `last_words` (what
 //! the driver hears when the server has died).
 
 #![cfg_attr(

@@ -39,6 +39,10 @@ enum Event {
     Ring(u64),
     Bytes(Vec<u8>),
     Pinged,
+    /// A resource was given back.
+    Detached(u32),
+    /// A context was given back.
+    Destroyed(u32),
     Closed,
 }
 
@@ -49,6 +53,8 @@ enum Manner {
     Answer,
     /// It says nothing, and lets the driver wait.
     Silent,
+    /// It answers the first command again and again.
+    Version,
     /// It marks the ring as failed, and serves on.
     GiveUp,
 }
@@ -117,6 +123,7 @@ fn capset() -> [u8; 112] {
 
 fn serve(socket: &Arc<Socket>, manner: Manner, events: &Sender<Event>) {
     let mut packet = Packet::default();
+    let mut contexts = 0;
     let mut blobs: HashMap<u32, (Arc<Mapping>, OwnedFd)> = HashMap::new();
     while socket.recv(&mut packet).unwrap_or(false) {
         for request in packet.requests() {
@@ -138,7 +145,8 @@ fn serve(socket: &Arc<Socket>, manner: Manner, events: &Sender<Event>) {
                 Request::CtxCreate(create) => {
                     assert_eq!(create.context_init, 3);
                     events.send(Event::Context(create.name().to_vec())).unwrap();
-                    Response::ContextCreate { ctx_id: 1 }.write(&mut bytes);
+                    contexts += 1;
+                    Response::ContextCreate { ctx_id: contexts }.write(&mut bytes);
                 }
                 Request::ResourceCreateBlob(create) => {
                     assert_eq!(
@@ -177,6 +185,10 @@ fn serve(socket: &Arc<Socket>, manner: Manner, events: &Sender<Event>) {
                         Response::CmdSubmit3d(fence).write(&mut bytes);
                     }
                 }
+                Request::CtxDetach(detach) => {
+                    events.send(Event::Detached(detach.resource_id)).unwrap();
+                }
+                Request::CtxDestroy { ctx_id } => events.send(Event::Destroyed(*ctx_id)).unwrap(),
                 _ => {}
             }
             if !bytes.is_empty() {
@@ -196,6 +208,27 @@ fn start_ring(ring: &Arc<Mapping>, manner: Manner, socket: &Arc<Socket>, events:
     std::thread::spawn(move || {
         let until = Instant::now() + TIMEOUT;
         let mut bytes = Vec::new();
+        while manner == Manner::Version && Arc::strong_count(&ring) > 1 {
+            take_records(&ring, &mut bytes);
+            if bytes.len() >= 16 {
+                let written = ring.load(layout::FROM_HOST + layout::WRITE_POS) as usize;
+                ring.copy_in(layout::BUFFER + written, &VERSION_1_3)
+                    .unwrap();
+                ring.add(
+                    layout::FROM_HOST + layout::WRITE_POS,
+                    VERSION_1_3.len() as u32,
+                );
+                ring.add(layout::PROGRESS, 1);
+                ring.wake(layout::PROGRESS);
+                events
+                    .send(Event::Bytes(std::mem::take(&mut bytes)))
+                    .unwrap();
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        if manner == Manner::Version {
+            return;
+        }
         let mut bell = 0;
         while bytes.len() < HELLO.len() && Instant::now() < until {
             take_records(&ring, &mut bytes);
@@ -355,6 +388,30 @@ fn a_dead_server_ends_the_drivers_waits() {
 }
 
 #[test]
+fn threads_have_rings_of_their_own() {
+    if !has_driver() {
+        return;
+    }
+    let server = Server::start(Manner::Version);
+    let output = finish(start("threads", &server.socket()));
+    assert_eq!(output.matches("version: 0 403000").count(), 4, "{output}");
+    let mut rings = 0;
+    let mut sequence = Vec::new();
+    loop {
+        match server.event() {
+            Event::Ring(_) => rings += 1,
+            // A stream starts with four bytes of flags.
+            Event::Bytes(bytes) => sequence.push(bytes[bytes.len() - 8]),
+            Event::Closed => break,
+            _ => {}
+        }
+    }
+    // The main thread keeps its own, also when the driver is loaded again.
+    assert_eq!(rings, 3);
+    assert_eq!(sequence, [1, 2, 3, 4], "one sequence for all of them");
+}
+
+#[test]
 fn a_failed_ring_is_a_lost_device() {
     if !has_driver() {
         return;
@@ -406,6 +463,20 @@ fn role() {
     if std::env::var(ROLE).as_deref() == Ok("instance") {
         println!("instance: {}", create_instance());
     }
+    if std::env::var(ROLE).as_deref() == Ok("threads") {
+        for _ in 0..2 {
+            // SAFETY: nothing of the driver is used after it has been closed.
+            unsafe {
+                let driver = libc::dlopen(DRIVER.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+                let get = get_proc_addr(driver);
+                print_version(get);
+                std::thread::spawn(move || print_version(get))
+                    .join()
+                    .unwrap();
+                libc::dlclose(driver);
+            }
+        }
+    }
 }
 
 #[repr(C)]
@@ -420,9 +491,31 @@ struct InstanceCreateInfo {
     extension_names: *const *const c_char,
 }
 
+type GetProcAddr = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
+
+/// The driver's first entry point.
+///
+/// # Safety
+/// `driver` is the driver's handle.
+unsafe fn get_proc_addr(driver: *mut c_void) -> GetProcAddr {
+    assert!(!driver.is_null());
+    // SAFETY: the function has the type that Vulkan gives it.
+    unsafe { std::mem::transmute(libc::dlsym(driver, c"vk_icdGetInstanceProcAddr".as_ptr())) }
+}
+
+fn print_version(get: GetProcAddr) {
+    let mut number = 0;
+    // SAFETY: the function has the type that Vulkan gives it.
+    let result = unsafe {
+        let version = get(std::ptr::null_mut(), c"vkEnumerateInstanceVersion".as_ptr());
+        let version: unsafe extern "C" fn(*mut u32) -> i32 = std::mem::transmute(version);
+        version(&raw mut number)
+    };
+    println!("version: {result} {number:x}");
+}
+
 /// Loads the driver as the Vulkan loader would, and creates an instance.
 fn create_instance() -> i32 {
-    type GetProcAddr = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
     type CreateInstance =
         unsafe extern "C" fn(*const InstanceCreateInfo, *const c_void, *mut *mut c_void) -> i32;
     let info = InstanceCreateInfo {
@@ -439,14 +532,8 @@ fn create_instance() -> i32 {
     // SAFETY: the functions have the types that Vulkan gives them, and the structures are complete.
     unsafe {
         let driver = libc::dlopen(DRIVER.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-        assert!(!driver.is_null());
-        let get = libc::dlsym(driver, c"vk_icdGetInstanceProcAddr".as_ptr());
-        let get: GetProcAddr = std::mem::transmute(get);
-        let version = get(std::ptr::null_mut(), c"vkEnumerateInstanceVersion".as_ptr());
-        let version: unsafe extern "C" fn(*mut u32) -> i32 = std::mem::transmute(version);
-        let mut number = 0;
-        let result = version(&raw mut number);
-        println!("version: {result} {number:x}");
+        let get = get_proc_addr(driver);
+        print_version(get);
         let create = get(std::ptr::null_mut(), c"vkCreateInstance".as_ptr());
         let create: CreateInstance = std::mem::transmute(create);
         create(&raw const info, std::ptr::null(), &raw mut instance)
