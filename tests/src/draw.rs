@@ -350,3 +350,94 @@ impl<'g> Canvas<'g> {
         }
     }
 }
+
+/// Draws rectangles of one colour on a [`Canvas`].
+#[derive(Debug)]
+pub struct Squares<'g> {
+    /// Triangle strips of four vertices, with depth test.
+    pub pipeline: Own<'g, vk::Pipeline>,
+    /// One push constant block for both stages.
+    pub layout: Own<'g, vk::PipelineLayout>,
+}
+
+/// A rectangle on a canvas.
+#[derive(Debug, Clone, Copy)]
+pub struct Square {
+    /// Left, top, right and bottom in clip space.
+    pub rect: [f32; 4],
+    /// Its colour.
+    pub color: [f32; 4],
+    /// Its depth.
+    pub depth: f32,
+}
+
+impl<'g> Squares<'g> {
+    /// Both stages of the push constants.
+    pub const STAGES: vk::ShaderStageFlags = vk::ShaderStageFlags::from_raw(
+        vk::ShaderStageFlags::VERTEX.as_raw() | vk::ShaderStageFlags::FRAGMENT.as_raw(),
+    );
+    /// Bytes of push constants.
+    pub const PUSH: u32 = 48;
+    /// The shader.
+    pub const WGSL: &'static str = "
+        struct Push { rect: vec4<f32>, color: vec4<f32>, depth: f32 }
+        var<immediate> push: Push;
+        @vertex
+        fn vs_main(@builtin(vertex_index) vertex: u32) -> @builtin(position) vec4<f32> {
+            let corner = vec2<f32>(f32(vertex & 1u), f32((vertex >> 1u) & 1u));
+            return vec4<f32>(mix(push.rect.xy, push.rect.zw, corner), push.depth, 1.0);
+        }
+        @fragment
+        fn fs_main() -> @location(0) vec4<f32> {
+            return push.color;
+        }";
+
+    /// Makes the pipeline for a target with one RGBA8 and maybe one depth attachment.
+    pub fn new(
+        gpu: &'g Gpu,
+        target: Target,
+        depth_format: vk::Format,
+        samples: vk::SampleCountFlags,
+    ) -> Result<Self> {
+        let words = crate::shader::compile(Self::WGSL)?;
+        let layout = gpu.pipeline_layout(&[], Self::PUSH, Self::STAGES)?;
+        let pipeline = PipelineDesc {
+            topology: vk::PrimitiveTopology::TRIANGLE_STRIP,
+            depth: (depth_format != vk::Format::UNDEFINED).then_some(true),
+            depth_format,
+            samples,
+            ..PipelineDesc::plain(&words, *layout, target)
+        }
+        .build(gpu)?;
+        Ok(Self { pipeline, layout })
+    }
+
+    /// Makes the pipeline for a canvas.
+    pub fn on(gpu: &'g Gpu, canvas: &Canvas<'_>) -> Result<Self> {
+        let target = Target::Pass(*canvas.pass);
+        Self::new(
+            gpu,
+            target,
+            canvas.depth.desc.format,
+            vk::SampleCountFlags::TYPE_1,
+        )
+    }
+
+    /// Binds the pipeline.
+    pub fn bind(&self, device: &ash::Device, cmd: vk::CommandBuffer) {
+        unsafe { device.cmd_bind_pipeline(cmd, vk::PipelineBindPoint::GRAPHICS, *self.pipeline) }
+    }
+
+    /// Draws one rectangle.
+    pub fn put(&self, device: &ash::Device, cmd: vk::CommandBuffer, square: Square) {
+        let mut push = [0f32; Self::PUSH as usize / 4];
+        push[..4].copy_from_slice(&square.rect);
+        push[4..8].copy_from_slice(&square.color);
+        push[8] = square.depth;
+        let bytes = bytemuck::cast_slice(&push);
+        unsafe {
+            device.cmd_push_constants(cmd, *self.layout, Self::STAGES, 0, bytes);
+            device.cmd_draw(cmd, 4, 1, 0, 0);
+        }
+    }
+}

@@ -18,6 +18,23 @@ macro_rules! for_each_scene {
             graphics "a textured, lit scene with a render pass and with dynamic rendering",
             compute "integer reduction of 64 MiB, specialization constants, indirect dispatch",
             transfer "copies, blits, clears, fills and updates at odd offsets and sizes",
+            queries "occlusion, pipeline statistics, order of timestamps, resets by the host",
+            events "events between host and device, and between commands",
+            fences "fences and chains of binary semaphores",
+            timeline "timeline semaphores between host and device",
+            secondary "secondary command buffers for compute, render passes and dynamic rendering",
+            indirect "indirect, multi-draw and counted draws",
+            push_constants "push constants in pieces and for several stages",
+            descriptors "descriptor writes, copies, reuse, dynamic offsets, images, updates after binding",
+            templates "update templates, push descriptors, inline uniform blocks",
+            pipeline_cache "a pipeline cache written out, read back and merged",
+            attachments "mip levels, layers, imageless framebuffers, several attachments, multiview",
+            msaa "multisampling, resolved by a pass and by a command",
+            sparse "sparse buffers and images",
+            threads "threads with objects of their own on one queue",
+            queues "two queues, or one from two sides",
+            memory "allocations: mapped again, divided, large, many, again and again",
+            stress "random programs of copies and dispatches against a model",
         }
     };
 }

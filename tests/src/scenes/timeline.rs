@@ -1,0 +1,132 @@
+//! Timeline semaphores, signalled and waited for by host and device.
+
+use anyhow::{Result, ensure};
+use ash::vk;
+
+use crate::gpu::{Gpu, PATIENCE};
+use crate::report::Report;
+use crate::scenes::fences::{STEP, steps};
+use crate::scenes::Options;
+
+pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<()> {
+    if gpu.features12.timeline_semaphore != vk::TRUE {
+        for part in ["host", "device", "ping pong"] {
+            report.gate(part, "timelineSemaphore is not shown");
+        }
+        return Ok(());
+    }
+    host(gpu, report)?;
+    device(gpu, report)?;
+    ping_pong(gpu, report)
+}
+
+fn wait(gpu: &Gpu, semaphores: &[vk::Semaphore], values: &[u64], any: bool, patience: u64) -> i32 {
+    let flags = if any { vk::SemaphoreWaitFlags::ANY } else { vk::SemaphoreWaitFlags::empty() };
+    let info =
+        vk::SemaphoreWaitInfo::default().flags(flags).semaphores(semaphores).values(values);
+    match unsafe { gpu.device.wait_semaphores(&info, patience) } {
+        Ok(()) => 0,
+        Err(error) => error.as_raw(),
+    }
+}
+
+fn signal(gpu: &Gpu, semaphore: vk::Semaphore, value: u64) -> Result<()> {
+    let info = vk::SemaphoreSignalInfo::default().semaphore(semaphore).value(value);
+    unsafe { gpu.device.signal_semaphore(&info)? }
+    Ok(())
+}
+
+fn host(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    let (a, b) = (gpu.timeline(5)?, gpu.timeline(0)?);
+    let value = |semaphore| unsafe { gpu.device.get_semaphore_counter_value(semaphore) };
+    let mut states = vec![value(*a)? as i64, value(*b)? as i64];
+    let mut note = |state: i32| states.push(i64::from(state));
+    note(wait(gpu, &[*a], &[5], false, 0));
+    note(wait(gpu, &[*a], &[6], false, 0));
+    note(wait(gpu, &[*a, *b], &[5, 1], false, 2_000_000));
+    note(wait(gpu, &[*a, *b], &[5, 1], true, 0));
+    signal(gpu, *b, 1 << 40)?;
+    note(wait(gpu, &[*a, *b], &[5, 1 << 40], false, PATIENCE));
+    states.push(value(*b)? as i64);
+    ensure!(states == [5, 0, 0, 2, 2, 0, 0, 1 << 40], "the semaphores were {states:?}");
+    report.part("host", bytemuck::cast_slice(&states));
+    Ok(())
+}
+
+/// Submits that wait for the host's word, given after all of them are queued.
+fn device(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    const COUNT: u32 = 12;
+    let x = gpu.buffer_with(&[0u32; 256], vk::BufferUsageFlags::STORAGE_BUFFER)?;
+    let kernel = gpu.kernel(STEP, &[&x], 4)?;
+    let (gate, done) = (gpu.timeline(0)?, gpu.timeline(100)?);
+    let pool = gpu.command_pool()?;
+    let cmds = gpu.command_buffers(*pool, vk::CommandBufferLevel::PRIMARY, COUNT)?;
+    for (i, &cmd) in (0u32..).zip(&cmds) {
+        gpu.record(cmd, |device, cmd| kernel.dispatch(device, cmd, &[7 * i], 4))?;
+        let (waits, signals) = ([u64::from(i) + 1], [101 + u64::from(i)]);
+        let mut values = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&waits)
+            .signal_semaphore_values(&signals);
+        let (gates, dones, cmds) = ([*gate], [*done], [cmd]);
+        let info = vk::SubmitInfo::default()
+            .wait_semaphores(&gates)
+            .wait_dst_stage_mask(&[vk::PipelineStageFlags::ALL_COMMANDS])
+            .command_buffers(&cmds)
+            .signal_semaphores(&dones)
+            .push_next(&mut values);
+        gpu.submit(&info, vk::Fence::null())?;
+    }
+    ensure!(
+        wait(gpu, &[*done], &[101], false, 5_000_000) == vk::Result::TIMEOUT.as_raw(),
+        "a submit ran before it was allowed to"
+    );
+    let mut seen = Vec::new();
+    for value in [1, 4, u64::from(COUNT)] {
+        signal(gpu, *gate, value)?;
+        ensure!(wait(gpu, &[*done], &[100 + value], false, PATIENCE) == 0, "no signal of {value}");
+        let reached = unsafe { gpu.device.get_semaphore_counter_value(*done)? };
+        ensure!(reached == 100 + value, "the device reached {reached} instead of {}", 100 + value);
+        seen.extend(x.words());
+    }
+    ensure!(seen[512..] == steps((0..COUNT).map(|i| 7 * i), 256), "the submits ran in another order");
+    gpu.idle()?;
+    report.part("device", bytemuck::cast_slice(&seen));
+    Ok(())
+}
+
+/// Host and device take turns on one semaphore: odd values are the device's.
+fn ping_pong(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    let x = gpu.buffer_with(&[0u32; 64], vk::BufferUsageFlags::STORAGE_BUFFER)?;
+    let kernel = gpu.kernel(STEP, &[&x], 4)?;
+    let turn = gpu.timeline(0)?;
+    let pool = gpu.command_pool()?;
+    let cmds = gpu.command_buffers(*pool, vk::CommandBufferLevel::PRIMARY, 1)?;
+    gpu.record(cmds[0], |device, cmd| kernel.dispatch(device, cmd, &[1], 1))?;
+    let mut model = vec![0u32; 64];
+    for round in 0..50u64 {
+        let (waits, signals) = ([2 * round], [2 * round + 1]);
+        let mut values = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&waits)
+            .signal_semaphore_values(&signals);
+        let turns = [*turn];
+        let info = vk::SubmitInfo::default()
+            .wait_semaphores(&turns)
+            .wait_dst_stage_mask(&[vk::PipelineStageFlags::ALL_COMMANDS])
+            .command_buffers(&cmds)
+            .signal_semaphores(&turns)
+            .push_next(&mut values);
+        gpu.submit(&info, vk::Fence::null())?;
+        ensure!(wait(gpu, &[*turn], &[2 * round + 1], false, PATIENCE) == 0, "the device lost its turn");
+        for (i, x) in (0u32..).zip(&mut model) {
+            *x = x.wrapping_mul(3).wrapping_add(1 + i);
+        }
+        ensure!(x.words() == model, "round {round} differs");
+        // The host's turn: it changes what the device goes on with.
+        model[7] ^= round as u32;
+        x.write(28, &model[7].to_le_bytes());
+        signal(gpu, *turn, 2 * round + 2)?;
+    }
+    gpu.idle()?;
+    report.part("ping pong", x.bytes());
+    Ok(())
+}
