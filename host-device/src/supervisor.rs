@@ -29,6 +29,9 @@ use crate::listener::Listener;
 /// How long workers get to obey SIGTERM, and then to die.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How often a connection is handed to a worker that dies before it takes it.
+const MAX_ATTEMPTS: u32 = 3;
+
 /// Longer error texts are cut, so that a report fits a packet.
 const MAX_ERROR_TEXT: usize = 2048;
 
@@ -251,7 +254,7 @@ impl Supervisor {
             return;
         }
         self.totals.connections += 1;
-        if let Err(error) = self.hand_over(&connection) {
+        if let Err(error) = self.hand_over(&connection, 1) {
             tracing::error!("cannot start a renderer process: {error}");
             return;
         }
@@ -260,10 +263,10 @@ impl Supervisor {
         }
     }
 
-    /// Gives the connection to the spare worker, or to a new one.
-    fn hand_over(&mut self, connection: &OwnedFd) -> io::Result<()> {
+    /// Gives the connection to the spare worker, or to a new one; for the `attempt`-th time.
+    fn hand_over(&mut self, connection: &OwnedFd, attempt: u32) -> io::Result<()> {
         while let Some(spare) = self.workers.iter_mut().find(|worker| worker.is_spare()) {
-            match spare.serve(connection) {
+            match spare.serve(connection, attempt) {
                 Ok(()) => return Ok(()),
                 // It is dead and will be buried soon.
                 Err(error) => {
@@ -272,7 +275,7 @@ impl Supervisor {
             }
         }
         let mut worker = Worker::start(&self.options)?;
-        let served = worker.serve(connection);
+        let served = worker.serve(connection, attempt);
         self.workers.push(worker);
         served
     }
@@ -308,10 +311,10 @@ impl Supervisor {
         if !worker.clean {
             self.totals.failures += 1;
         }
-        // A spare that dies before it looks at its connection is not the guest's fault.
-        if let (Some(connection), Some(_), false) =
-            (worker.untaken.take(), &worker.device, self.stopping)
-            && let Err(error) = self.hand_over(&connection)
+        // A worker that dies before it looks at its connection does so through no fault of the guest's.
+        let again = worker.error.is_none() && worker.attempt < MAX_ATTEMPTS && !self.stopping;
+        if let (Some(connection), true) = (worker.untaken.take(), again)
+            && let Err(error) = self.hand_over(&connection, worker.attempt + 1)
         {
             tracing::error!("cannot start a renderer process: {error}");
         }
@@ -329,6 +332,8 @@ struct Worker {
     serving: bool,
     /// The connection, until the worker has it: afterwards its end must be the guest's to see.
     untaken: Option<OwnedFd>,
+    /// How often the connection was handed over.
+    attempt: u32,
     clean: bool,
     summary: Summary,
     error: Option<String>,
@@ -372,6 +377,7 @@ impl Worker {
             device: None,
             serving: false,
             untaken: None,
+            attempt: 0,
             clean: false,
             summary: Summary::default(),
             error: None,
@@ -383,12 +389,13 @@ impl Worker {
     }
 
     /// Sends it the connection. It may still be loading its driver: the socket keeps the message.
-    fn serve(&mut self, connection: &OwnedFd) -> io::Result<()> {
+    fn serve(&mut self, connection: &OwnedFd, attempt: u32) -> io::Result<()> {
         self.serving = true;
+        self.attempt = attempt;
         let control = self.control.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        tracing::info!(worker = self.child.id(), "a guest connected");
         control.send(b"serve", &[connection.as_fd()])?;
         self.untaken = Some(connection.try_clone()?);
-        tracing::info!(worker = self.child.id(), "a guest connected");
         Ok(())
     }
 
