@@ -165,6 +165,8 @@ pub struct Model {
     pub commands: Vec<Command>,
     /// Old structure types: root, number, struct.
     pub legacy_stypes: Vec<(String, i64, String)>,
+    /// Device extensions that guests do not see: name, reason.
+    pub hidden_extensions: Vec<(String, String)>,
 }
 
 impl Model {
@@ -262,6 +264,12 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         }
     }
     resolver.commands(&mut model, &lengths)?;
+    for (extension, why) in &policy.hidden_extensions {
+        if raw.extensions.contains(extension) {
+            policy.used(extension);
+        }
+        model.hidden_extensions.push((extension.clone(), why.clone()));
+    }
     policy.check_all_used()?;
     Ok(model)
 }

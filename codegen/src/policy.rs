@@ -32,6 +32,8 @@ struct File {
     drop: Vec<Items>,
     #[serde(default)]
     refuse: Vec<Items>,
+    #[serde(default)]
+    hide_extension: Vec<Items>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,6 +128,8 @@ pub struct Policy {
     pub drops: BTreeMap<String, String>,
     /// Commands that end the context.
     pub refusals: BTreeMap<String, String>,
+    /// Device extensions that guests do not see.
+    pub hidden_extensions: BTreeMap<String, String>,
     used: std::cell::RefCell<BTreeSet<String>>,
 }
 
@@ -163,6 +167,7 @@ impl Policy {
         all(&mut self.double_pointers, file.double_pointer)?;
         all(&mut self.unknown_lengths, file.unknown_length)?;
         all(&mut self.drops, file.drop)?;
+        all(&mut self.hidden_extensions, file.hide_extension)?;
         all(&mut self.refusals, file.refuse)?;
         self.only_if.extend(file.only_if.into_iter().map(|o| (o.item.clone(), o)));
         self.prefix.extend(file.prefix.into_iter().map(|p| (p.item, (p.words, p.why))));
@@ -216,6 +221,7 @@ impl Policy {
             self.unknown_lengths.keys().collect(),
             self.drops.keys().collect(),
             self.refusals.keys().collect(),
+            self.hidden_extensions.keys().collect(),
         ];
         let stale: Vec<_> = lists.into_iter().flatten().filter(|i| !used.contains(*i)).collect();
         if !stale.is_empty() {

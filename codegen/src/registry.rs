@@ -93,6 +93,8 @@ pub struct Raw {
     pub aliases: Vec<(String, String)>,
     /// Commands that a version or an extension of Vulkan (not only Vulkan SC) requires.
     pub required: HashSet<String>,
+    /// Extensions of Vulkan.
+    pub extensions: HashSet<String>,
 }
 
 fn speaks_vulkan(api: &Option<String>) -> bool {
@@ -133,6 +135,7 @@ impl Raw {
                         if extension.supported.as_deref() == Some("vulkansc") {
                             continue;
                         }
+                        self.extensions.extend(extension.name.clone());
                         let number = extension.number.as_deref().and_then(|n| n.parse().ok());
                         for content in &extension.contents {
                             if let vr::ExtensionContent::Require(require) = content {

@@ -4,29 +4,40 @@
 //! [`Stream`] per guest thread.
 //! It knows neither rings nor virtio: bytes come from whoever calls [`Stream::run`].
 //! Nothing a guest controls may panic, index, over-allocate or block for ever in here.
+//! Start reading at [`Stream::run`]; what a command does beyond its plain driver call is in
+//! `vulkan/`, one file for each Vulkan object.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-/// Why a context stopped working, or could not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No usable Vulkan driver on this machine.
-    #[error("no Vulkan driver: {0}")]
-    NoDriver(String),
-    /// The guest asked for a blob that its context did not publish.
-    #[error("blob {0} was not published by this context")]
-    NoBlob(u64),
-    /// The far side of the reply channel is gone.
-    #[error("the guest went away")]
-    Disconnected,
-}
+mod context;
+mod driver;
+mod error;
+mod objects;
+mod renderer;
+mod sequence;
+mod signal;
+mod stream;
+mod vulkan;
+
+pub use context::Context;
+pub use error::Error;
+pub use renderer::Renderer;
+pub use stream::Stream;
+pub use vulkan::HIDDEN_EXTENSIONS;
 
 /// What one context may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of Vulkan memory.
+    /// Bytes of Vulkan memory that guests can map.
     pub memory: u64,
     /// Live objects.
     pub objects: u32,
@@ -34,26 +45,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: u64::MAX, objects: 1 << 20 }
-    }
-}
-
-/// The host's Vulkan driver, loaded once per process.
-#[derive(Debug)]
-pub struct Renderer {}
-
-impl Renderer {
-    /// Loads the Vulkan loader and picks the physical device that guests see.
-    pub fn load() -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self {}))
-    }
-    /// `VkPhysicalDeviceProperties::deviceName` of that device.
-    pub fn device_name(&self) -> &str {
-        ""
-    }
-    /// Capset field `colorBufferMemoryIndex`.
-    pub fn color_buffer_memory_index(&self) -> u32 {
-        u32::MAX
+        Self { memory: u64::MAX, objects: 1 << 22 }
     }
 }
 
@@ -85,61 +77,9 @@ pub struct Stats {
 
 /// Takes reply bytes, in order.
 pub trait Replies {
-    /// Sends all of `bytes`; [`Error::Disconnected`] when nobody will ever read them.
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] when nobody will ever read them.
     fn send(&mut self, bytes: &[u8]) -> Result<(), Error>;
-}
-
-/// One guest process: its objects, its sequence counter, its limits.
-#[derive(Debug)]
-pub struct Context {}
-
-impl Context {
-    /// A new, empty context.
-    pub fn new(_renderer: Arc<Renderer>, _name: &str, _limits: Limits) -> Arc<Self> {
-        Arc::new(Self {})
-    }
-    /// The decoder of one more guest thread.
-    pub fn open_stream(self: &Arc<Self>) -> Stream {
-        Stream { input: Vec::new() }
-    }
-    /// Hands over the memory published under `blob_id`; each id can be taken once.
-    pub fn take_blob(&self, blob_id: u64) -> Result<Blob, Error> {
-        Err(Error::NoBlob(blob_id))
-    }
-    /// Calls `done` once the VkFence or VkSemaphore behind the token signals (0xa000), or the context dies.
-    pub fn when_signaled(&self, _device: u64, _fence_or_semaphore: u64, done: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
-        done();
-        Ok(())
-    }
-    /// Why this context is dead, if it is.
-    pub fn error(&self) -> Option<String> {
-        None
-    }
-    /// Marks the context dead: every stream stops with an error at its next step, and waits end.
-    pub fn poison(&self, _why: &str) {}
-    /// What went through so far.
-    pub fn stats(&self) -> Stats {
-        Stats::default()
-    }
-    /// Ends the context: poisons it, waits for the device, destroys every host object. Call after all streams are dropped.
-    pub fn close(&self) {}
-}
-
-/// The decoder of one guest thread's byte stream.
-#[derive(Debug)]
-pub struct Stream {
-    input: Vec<u8>,
-}
-
-impl Stream {
-    /// Where the ring's bytes go: append, then call [`Stream::run`].
-    pub fn input(&mut self) -> &mut Vec<u8> {
-        &mut self.input
-    }
-    /// Executes every complete packet of the input; an incomplete one stays for the next call.
-    /// An error has poisoned the context.
-    pub fn run(&mut self, _replies: &mut dyn Replies) -> Result<(), Error> {
-        self.input.clear();
-        Ok(())
-    }
 }

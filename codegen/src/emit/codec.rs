@@ -210,6 +210,7 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     let alias = c.alias.as_ref().map(|a| format!(", an alias of `{a}`")).unwrap_or_default();
     let reply = if c.has_reply() { "answered" } else { "not answered" };
     out.line(format!("/// `{}`, opcode {}, {reply}{alias}.", c.name, c.opcode));
+    out.line("#[repr(C)]");
     out.line("#[derive(Clone, Copy, Debug)]");
     out.line(format!("pub struct {} {{", c.name));
     for p in &c.params {

@@ -1,7 +1,204 @@
-//! The host's traits and dispatch.
-use super::Out;
-use crate::Model;
+//! The host's side: one trait per object with plain default bodies, and the dispatch by opcode.
 
-pub(super) fn dispatch(_model: &Model) -> String {
-    Out::default().finish()
+use std::collections::BTreeMap;
+
+use super::{Out, ident};
+use crate::Model;
+use crate::model::{Command, Field, Level};
+use crate::wire::{Len, Target, Wire};
+
+pub(super) fn dispatch(model: &Model) -> String {
+    let mut out = Out::default();
+    let mut nouns: BTreeMap<&str, Vec<&Command>> = BTreeMap::new();
+    for c in model.commands.iter().filter(|c| c.foreign.is_none()) {
+        nouns.entry(&c.noun).or_default().push(c);
+    }
+    for (noun, commands) in &nouns {
+        let noun_text = noun.replace('_', " ");
+        out.line(format!("/// What guests do with a {noun_text}; a default body is the plain driver call."));
+        out.line(format!("pub(crate) trait {}: Host {{", trait_name(noun)));
+        for c in commands {
+            method(&mut out, c);
+        }
+        out.line("}");
+    }
+    out.line("/// Runs one packet: decodes the parameters, calls the command's method, encodes the reply.");
+    out.line("pub(crate) fn dispatch(e: &mut Engine, opcode: u32, r: &mut Reader<'_>, w: &mut Vec<u8>) -> Result<(), Error> {");
+    out.line("match opcode {");
+    for c in &model.commands {
+        if let Some(why) = &c.foreign {
+            out.line(format!("{} => Err(Error::Refused {{ command: \"{}\", why: {why:?} }}),", c.opcode, c.name));
+        } else if c.on_command_buffer() {
+            out.line(format!("{} => run_on_command_buffer(e, r, w, |e, fns, c: &mut p::{1}| e.{1}(fns, c), |c| c.{2}_token),", c.opcode, c.name, c.params[0].name));
+        } else {
+            out.line(format!("{} => run(e, r, w, |e, c: &mut p::{1}| e.{1}(c)),", c.opcode, c.name));
+        }
+    }
+    out.line("_ => Err(Error::UnknownOpcode(opcode)),");
+    out.line("}");
+    out.line("}");
+    out.line("/// Runs one staged packet of a recording.");
+    out.line("#[inline]");
+    out.line("pub(crate) fn record(e: &mut Engine, fns: &DeviceFns, opcode: u32, r: &mut Reader<'_>) -> Result<(), Error> {");
+    out.line("match opcode {");
+    for c in model.commands.iter().filter(|c| c.foreign.is_none() && c.on_command_buffer()) {
+        if c.has_reply() {
+            continue;
+        }
+        out.line(format!("{} => stage(e, r, |e, c: &mut p::{1}| e.{1}(fns, c)),", c.opcode, c.name));
+    }
+    out.line("_ => Err(Error::NotRecordable(opcode)),");
+    out.line("}");
+    out.line("}");
+    out.line("/// Destroys what a guest left behind; kinds that die with their parent need nothing.");
+    out.line("pub(crate) fn destroy_leftover(kind: Kind, device: VkDevice, fns: &DeviceFns, handle: u64) {");
+    out.line("match kind {");
+    for c in model.commands.iter().filter(|c| c.alias.is_none() && c.native && c.foreign.is_none()) {
+        if !(c.name.starts_with("vkDestroy") || c.name == "vkFreeMemory") || c.level != Level::Device {
+            continue;
+        }
+        let [first, second, third] = c.params.as_slice() else { continue };
+        let (Wire::Handle { kind: d, .. }, Wire::Handle { kind, .. }, Wire::Callbacks) =
+            (&first.wire, &second.wire, &third.wire)
+        else {
+            continue;
+        };
+        if d != "Device" {
+            continue;
+        }
+        out.line(format!("Kind::{kind} => if let Some(f) = fns.{} {{", c.name));
+        out.line("// SAFETY: the handle came from this device's driver and nobody uses it any more.");
+        out.line(format!("unsafe {{ f(device, Vk{kind}(handle), std::ptr::null()) }}"));
+        out.line("},");
+    }
+    out.line("_ => {}");
+    out.line("}");
+    out.line("}");
+    out.line("/// Its packets carry a sequence number: all do but those on a command buffer.");
+    out.line("pub(crate) fn has_sequence_number(opcode: u32) -> bool {");
+    let numbers: Vec<String> = model
+        .commands
+        .iter()
+        .filter(|c| c.on_command_buffer())
+        .map(|c| c.opcode.to_string())
+        .collect();
+    out.line(format!("!matches!(opcode, {})", numbers.join(" | ")));
+    out.line("}");
+    out.line("/// Device extensions that guests do not see, and why.");
+    out.line("pub const HIDDEN_EXTENSIONS: &[(&str, &str)] = &[");
+    for (name, why) in &model.hidden_extensions {
+        out.line(format!("({name:?}, {why:?}),"));
+    }
+    out.line("];");
+    out.finish()
+}
+
+fn trait_name(noun: &str) -> String {
+    let mut name = String::new();
+    for word in noun.split('_') {
+        let mut chars = word.chars();
+        name.extend(chars.next().map(|c| c.to_ascii_uppercase()));
+        name.extend(chars);
+    }
+    name + "Commands"
+}
+
+#[allow(clippy::too_many_lines, reason = "one template, top to bottom")]
+fn method(out: &mut Out, c: &Command) {
+    let on_command_buffer = c.on_command_buffer();
+    let fns = if on_command_buffer { "fns: &DeviceFns, " } else { "" };
+    out.line(format!("/// `{}`.", c.name));
+    let signature = format!("fn {0}(&mut self, {fns}c: &mut p::{0}) -> Result<{1}, Error>", c.name, c.ret);
+    if let Some(why) = &c.refused {
+        out.line(format!("{signature} {{"));
+        out.line(if on_command_buffer { "let _ = (fns, c);" } else { "let _ = c;" });
+        out.line(format!("Err(Error::Refused {{ command: \"{}\", why: {why:?} }})", c.name));
+        out.line("}");
+        return;
+    }
+    if let Some(target) = &c.alias {
+        out.line(format!("{signature} {{"));
+        out.line(format!("// SAFETY: an alias has the parameters of `{target}`, and both structs are repr(C)."));
+        out.line(format!("let c = unsafe {{ &mut *std::ptr::from_mut(c).cast::<p::{target}>() }};"));
+        out.line(format!("self.{target}({}c)", if on_command_buffer { "fns, " } else { "" }));
+        out.line("}");
+        return;
+    }
+    if !c.native {
+        out.line(format!("{signature};"));
+        return;
+    }
+    out.line(format!("{signature} {{"));
+    let missing = format!(".{0}.ok_or(Error::NoSuchFunction(\"{0}\"))?", c.name);
+    let first = c.params.first();
+    let function = match c.level {
+        Level::Global => format!("self.global_fns(){missing}"),
+        Level::Instance => format!(
+            "self.instance_fns(c.{}_token)?{missing}",
+            first.map(|f| f.name.as_str()).unwrap_or_default()
+        ),
+        Level::Device if on_command_buffer => format!("fns{missing}"),
+        Level::Device => {
+            let first = first.map(|f| f.name.as_str()).unwrap_or_default();
+            format!("self.device_fns(c.{first}_token)?{missing}")
+        }
+    };
+    out.line(format!("let f = {function};"));
+    if let Some(gone) = c.destroys() {
+        match &gone.wire {
+            Wire::Handle { .. } => out.line(format!("self.retire(c.{}_token);", gone.name)),
+            Wire::Pointer { len, .. } => out.line(format!(
+                "self.retire_all(c.{}_tokens, {});",
+                gone.name,
+                length(len)
+            )),
+            _ => {}
+        }
+    }
+    let arguments: Vec<String> = c.params.iter().map(|p| format!("c.{}", ident(&p.name))).collect();
+    let creations: Vec<(&Field, &String, String)> = c
+        .params
+        .iter()
+        .filter(|p| p.out)
+        .filter_map(|p| match &p.wire {
+            Wire::Pointer { target: Target::Handle(kind), len, .. } => Some((p, kind, length(len))),
+            _ => None,
+        })
+        .collect();
+    let call = format!("unsafe {{ f({}) }}", arguments.join(", "));
+    let safety = "// SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.";
+    if creations.is_empty() {
+        out.line(safety);
+        out.line(if c.ret == "()" { format!("{call};") } else { format!("Ok({call})") });
+        if c.ret == "()" {
+            out.line("Ok(())");
+        }
+    } else {
+        out.line(safety);
+        out.line(if c.ret == "()" { format!("{call};") } else { format!("let ret = {call};") });
+        let parent = first
+            .filter(|f| matches!(f.wire, Wire::Handle { .. }))
+            .map_or("0".to_owned(), |f| format!("c.{}_token", f.name));
+        for (p, kind, n) in creations {
+            out.line(format!(
+                "self.adopt(Kind::{kind}, {parent}, c.{}.cast(), {n}, {})?;",
+                ident(&p.name),
+                c.creates()
+            ));
+        }
+        out.line(if c.ret == "()" { "Ok(())" } else { "Ok(ret)" });
+    }
+    out.line("}");
+}
+
+/// A length as an expression on `c`, with no unsafe block around it.
+fn length(len: &Len) -> String {
+    match len {
+        Len::One => "1".to_owned(),
+        Len::Const(c) => c.clone(),
+        Len::Field(name) => format!("c.{} as usize", ident(name)),
+        Len::Deref(name) => format!("count(c.{}.cast_const())", ident(name)),
+        Len::Path(name, field) => format!("count_in(c.{}, |i| i.{} as usize)", ident(name), ident(field)),
+        Len::Calc(_) => "0".to_owned(),
+    }
 }

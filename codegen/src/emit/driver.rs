@@ -10,9 +10,9 @@ pub(super) fn tables(model: &Model) -> String {
         model
             .commands
             .iter()
-            .filter(move |c| c.native && c.foreign.is_none() && c.level == level)
+            .filter(move |c| c.native && c.alias.is_none() && c.foreign.is_none() && c.level == level)
     };
-    for c in model.commands.iter().filter(|c| c.native && c.foreign.is_none()) {
+    for c in model.commands.iter().filter(|c| c.native && c.alias.is_none() && c.foreign.is_none()) {
         let params: Vec<&str> = c.params.iter().map(|p| p.rust.as_str()).collect();
         let ret = if c.ret == "()" { String::new() } else { format!(" -> {}", c.ret) };
         out.line(format!("/// `{}`.", c.name));
@@ -42,7 +42,17 @@ pub(super) fn tables(model: &Model) -> String {
         out.line("unsafe {");
         out.line("Self {");
         for c in &commands {
-            out.line(format!("{0}: transmute::<PFN_vkVoidFunction, Option<Fn_{0}>>(get(c\"{0}\")),", c.name));
+            // A driver of an older version has a promoted command under its extension's name only.
+            let aliases: String = model
+                .commands
+                .iter()
+                .filter(|a| a.alias.as_ref() == Some(&c.name))
+                .map(|a| format!(".or_else(|| get(c\"{}\"))", a.name))
+                .collect();
+            out.line(format!(
+                "{0}: transmute::<PFN_vkVoidFunction, Option<Fn_{0}>>(get(c\"{0}\"){aliases}),",
+                c.name
+            ));
         }
         out.line("}");
         out.line("}");

@@ -1,0 +1,250 @@
+//! Sync files: telling the device when a guest's fence or semaphore signals.
+//!
+//! A guest's fence may be destroyed or reset while somebody still waits for the sync file made of it,
+//! so what is waited for is a fence of our own, submitted behind the guest's work on the same queue.
+//! A thread per queue that ever needed it does the waiting; no command of a guest waits for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use asgard_protocol::types::*;
+use asgard_protocol::{Handles as _, zeroed};
+use parking_lot::Mutex;
+
+use crate::Error;
+use crate::context::{Context, Device, Queue};
+
+type Done = Box<dyn FnOnce() + Send>;
+
+/// How often a waiting thread looks whether its context died.
+const LOOK_NS: u64 = 100_000_000;
+
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// How many wait for a submit that did not come yet.
+    waiting: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By token: fences whose submit did not come yet.
+    fences: HashMap<u64, Vec<Done>>,
+    /// By the driver's handle: semaphores whose signal did not come yet.
+    semaphores: HashMap<u64, Vec<Done>>,
+    /// The queue that each fence was last submitted to.
+    queues: HashMap<u64, u64>,
+    /// The waiting thread of each queue.
+    threads: HashMap<u64, (Sender<Wait>, JoinHandle<()>)>,
+}
+
+struct Wait {
+    device: Arc<Device>,
+    fence: VkFence,
+    done: Done,
+}
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signals").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
+}
+
+impl Signals {
+    /// See [`Context::when_signaled`].
+    pub(crate) fn add(
+        &self,
+        context: &Arc<Context>,
+        device: u64,
+        token: u64,
+        done: Done,
+    ) -> Result<(), Error> {
+        if context.is_dead() {
+            done();
+            return Ok(());
+        }
+        let device = context
+            .devices
+            .read()
+            .get(&device)
+            .cloned()
+            .ok_or(Error::Nonsense("a sync file of a device that is not live"))?;
+        if let Ok(fence) = context.objects.resolve(Kind::Fence, token) {
+            if let Some(status) = device.fns.vkGetFenceStatus {
+                // SAFETY: both are live.
+                if unsafe { status(device.handle, VkFence(fence)) } == VK_SUCCESS {
+                    done();
+                    return Ok(());
+                }
+            }
+            let queue = self.state.lock().queues.get(&token).copied();
+            let queue = queue.and_then(|q| Some((q, context.queues.read().get(&q).cloned()?)));
+            if let Some((queue_token, queue)) = queue {
+                return self.chase(context, &device, queue_token, &queue, done);
+            }
+            self.state.lock().fences.entry(token).or_default().push(done);
+        } else {
+            let semaphore = context.objects.resolve(Kind::Semaphore, token)?;
+            self.state.lock().semaphores.entry(semaphore).or_default().push(done);
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Calls `done` once everything submitted to the queue so far is complete.
+    fn chase(
+        &self,
+        context: &Arc<Context>,
+        device: &Arc<Device>,
+        queue_token: u64,
+        queue: &Queue,
+        done: Done,
+    ) -> Result<(), Error> {
+        let fns = &device.fns;
+        let create = fns.vkCreateFence.ok_or(Error::NoSuchFunction("vkCreateFence"))?;
+        let submit = fns.vkQueueSubmit.ok_or(Error::NoSuchFunction("vkQueueSubmit"))?;
+        let info =
+            VkFenceCreateInfo { sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO, ..zeroed() };
+        let mut fence = VkFence(0);
+        // SAFETY: the struct lives through the call.
+        let result =
+            unsafe { create(device.handle, &raw const info, std::ptr::null(), &raw mut fence) };
+        if result != VK_SUCCESS {
+            done();
+            return Err(Error::Driver { what: "making a fence", result });
+        }
+        let guard = queue.lock.lock();
+        // SAFETY: the queue is live and locked; the fence is ours.
+        let result = unsafe { submit(queue.handle, 0, std::ptr::null(), fence) };
+        drop(guard);
+        let wait = Wait { device: Arc::clone(device), fence, done };
+        if result != VK_SUCCESS {
+            wait.finish();
+            return Err(Error::Driver { what: "submitting a fence", result });
+        }
+        let mut state = self.state.lock();
+        let (sender, _) = state.threads.entry(queue_token).or_insert_with(|| {
+            let (sender, receiver) = channel();
+            let context = Arc::clone(context);
+            (sender, std::thread::spawn(move || wait_all(&context, &receiver)))
+        });
+        if let Err(unsent) = sender.send(wait) {
+            unsent.0.finish();
+        }
+        Ok(())
+    }
+
+    /// Notes a submission: its fence, and the semaphores it signals.
+    pub(crate) fn submitted(
+        &self,
+        context: &Arc<Context>,
+        device: &Arc<Device>,
+        queue_token: u64,
+        queue: &Queue,
+        fence_token: u64,
+        signals: impl Iterator<Item = VkSemaphore>,
+    ) -> Result<(), Error> {
+        let nobody = self.waiting.load(Ordering::SeqCst) == 0;
+        if fence_token == 0 && nobody {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        let mut state = self.state.lock();
+        if fence_token != 0 {
+            state.queues.insert(fence_token, queue_token);
+            due.extend(state.fences.remove(&fence_token).into_iter().flatten());
+        }
+        if !state.semaphores.is_empty() {
+            for semaphore in signals {
+                due.extend(state.semaphores.remove(&semaphore.0).into_iter().flatten());
+            }
+        }
+        drop(state);
+        self.waiting.fetch_sub(due.len(), Ordering::SeqCst);
+        for done in due {
+            self.chase(context, device, queue_token, queue, done)?;
+        }
+        Ok(())
+    }
+
+    /// A queue is idle: newer guests keep such semaphores to themselves and wait for the queue instead.
+    pub(crate) fn idle(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let due: Vec<Done> = self.state.lock().semaphores.drain().flat_map(|(_, d)| d).collect();
+        self.finish(due);
+    }
+
+    /// A fence is gone.
+    pub(crate) fn fence_destroyed(&self, token: u64) {
+        let mut state = self.state.lock();
+        state.queues.remove(&token);
+        let due = state.fences.remove(&token).unwrap_or_default();
+        drop(state);
+        self.finish(due);
+    }
+
+    /// A semaphore is gone.
+    pub(crate) fn semaphore_destroyed(&self, semaphore: VkSemaphore) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let due = self.state.lock().semaphores.remove(&semaphore.0).unwrap_or_default();
+        self.finish(due);
+    }
+
+    /// The context died: nobody waits any longer.
+    pub(crate) fn release_all(&self) {
+        let mut state = self.state.lock();
+        let mut due: Vec<Done> = state.fences.drain().flat_map(|(_, d)| d).collect();
+        due.extend(state.semaphores.drain().flat_map(|(_, d)| d));
+        drop(state);
+        self.finish(due);
+    }
+
+    /// Ends the waiting threads. The context must be dead.
+    pub(crate) fn join(&self) {
+        let threads: Vec<_> = self.state.lock().threads.drain().collect();
+        for (_, (sender, thread)) in threads {
+            drop(sender);
+            let _ = thread.join();
+        }
+    }
+
+    fn finish(&self, due: Vec<Done>) {
+        self.waiting.fetch_sub(due.len(), Ordering::SeqCst);
+        for done in due {
+            done();
+        }
+    }
+}
+
+impl Wait {
+    fn finish(self) {
+        if let Some(destroy) = self.device.fns.vkDestroyFence {
+            // SAFETY: the fence is ours; it was signalled, or its queue is lost.
+            unsafe { destroy(self.device.handle, self.fence, std::ptr::null()) };
+        }
+        (self.done)();
+    }
+}
+
+fn wait_all(context: &Context, waits: &Receiver<Wait>) {
+    while let Ok(wait) = waits.recv() {
+        if let Some(f) = wait.device.fns.vkWaitForFences {
+            // SAFETY: the fence is ours, and its device lives as long as this wait.
+            while unsafe { f(wait.device.handle, 1, &raw const wait.fence, 1, LOOK_NS) }
+                == VK_TIMEOUT
+            {
+                if context.is_dead() {
+                    break;
+                }
+            }
+        }
+        wait.finish();
+    }
+}

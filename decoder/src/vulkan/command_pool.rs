@@ -1,0 +1,48 @@
+//! Command pools: command buffers go with their pool.
+
+use super::*;
+use crate::stream::slice;
+
+impl CommandPoolCommands for Engine {
+    fn vkCreateCommandPool(&mut self, c: &mut p::vkCreateCommandPool) -> Result<VkResult, Error> {
+        let f = function!(self.device_fns(c.device_token)?, vkCreateCommandPool);
+        // A reset that the guest recorded may never arrive, so beginning again must be possible.
+        // SAFETY: decoding placed the struct in the arena, for this command alone.
+        unsafe {
+            (*c.pCreateInfo.cast_mut()).flags |= VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
+        }
+        // SAFETY: decoded arguments.
+        let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pCommandPool) };
+        self.adopt(Kind::CommandPool, c.device_token, c.pCommandPool.cast(), 1, true)?;
+        Ok(ret)
+    }
+
+    fn vkDestroyCommandPool(&mut self, c: &mut p::vkDestroyCommandPool) -> Result<(), Error> {
+        let f = function!(self.device_fns(c.device_token)?, vkDestroyCommandPool);
+        let buffers = self.context.command_pools.lock().remove(&c.commandPool_token);
+        for token in buffers.into_iter().flatten() {
+            self.retire(token);
+        }
+        self.retire(c.commandPool_token);
+        // SAFETY: live, and its token names nothing any more.
+        unsafe { f(c.device, c.commandPool, c.pAllocator) };
+        Ok(())
+    }
+
+    fn vkFreeCommandBuffers(&mut self, c: &mut p::vkFreeCommandBuffers) -> Result<(), Error> {
+        let f = function!(self.device_fns(c.device_token)?, vkFreeCommandBuffers);
+        // SAFETY: decoding placed as many tokens as the count says.
+        let tokens = unsafe { slice(c.pCommandBuffers_tokens, c.commandBufferCount as usize) };
+        if let Some(pool) = self.context.command_pools.lock().get_mut(&c.commandPool_token) {
+            for token in tokens {
+                pool.remove(token);
+            }
+        }
+        for token in tokens {
+            self.retire(*token);
+        }
+        // SAFETY: live handles, whose tokens name nothing any more.
+        unsafe { f(c.device, c.commandPool, c.commandBufferCount, c.pCommandBuffers) };
+        Ok(())
+    }
+}

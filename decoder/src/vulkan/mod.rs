@@ -1,0 +1,97 @@
+//! What commands do, one file for each Vulkan object.
+//!
+//! The generated traits give every command a body: resolve, call the driver, put tokens in the place
+//! of new handles. A file here overrides those that do more; an object without a file is in the list
+//! of plain ones below.
+
+use asgard_protocol::commands as p;
+use asgard_protocol::driver::DeviceFns;
+use asgard_protocol::types::*;
+use asgard_protocol::{Arena, Reader};
+
+use crate::Error;
+use crate::stream::{Engine, Host, count, count_in, run, run_on_command_buffer, stage};
+
+mod buffer;
+mod chain;
+mod command_buffer;
+mod command_pool;
+mod descriptor_pool;
+mod descriptor_set;
+mod descriptor_update_template;
+mod device;
+mod device_memory;
+mod fence;
+mod image;
+mod instance;
+mod physical_device;
+mod queue;
+mod semaphore;
+
+#[allow(
+    non_snake_case,
+    clippy::too_many_lines,
+    clippy::match_same_arms,
+    reason = "generated, with C names"
+)]
+mod generated {
+    use super::*;
+    include!(concat!(env!("OUT_DIR"), "/dispatch.rs"));
+}
+use generated::*;
+pub use generated::HIDDEN_EXTENSIONS;
+pub(crate) use generated::{destroy_leftover, dispatch, has_sequence_number};
+
+/// Objects whose every command is the plain driver call.
+macro_rules! plain {
+    ($($commands:ident)*) => { $( impl $commands for Engine {} )* };
+}
+plain! {
+    AccelerationStructureCommands BufferCollectionCommands BufferViewCommands
+    CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
+    DataGraphPipelineSessionCommands DebugReportCallbackCommands DebugUtilsMessengerCommands
+    DeferredOperationCommands DescriptorSetLayoutCommands DisplayCommands DisplayModeCommands
+    EventCommands ExternalComputeQueueCommands FramebufferCommands ImageViewCommands
+    IndirectCommandsLayoutCommands IndirectExecutionSetCommands MicromapCommands
+    OpticalFlowSessionCommands PerformanceConfigurationCommands PipelineCommands
+    PipelineBinaryCommands PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands
+    QueryPoolCommands RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands
+    ShaderCommands ShaderModuleCommands SurfaceCommands SwapchainCommands TensorCommands
+    TensorViewCommands ValidationCacheCommands VideoSessionCommands
+    VideoSessionParametersCommands
+}
+
+/// The driver's function, or why there is none.
+macro_rules! function {
+    ($fns:expr, $name:ident) => {
+        $fns.$name.ok_or($crate::Error::NoSuchFunction(stringify!($name)))?
+    };
+}
+pub(crate) use function;
+
+/// Runs a recording against a command buffer.
+pub(crate) fn play(
+    e: &mut Engine,
+    fns: &DeviceFns,
+    command_buffer: (u64, u64),
+    bytes: &[u8],
+) -> Result<u64, Error> {
+    use asgard_protocol::packet::{HEADER, Header};
+    let mut arena = std::mem::replace(&mut e.staged, Arena::new());
+    let context = std::sync::Arc::clone(&e.context);
+    let mut rest = bytes;
+    let mut commands = 0;
+    while let Some(header) = Header::read(rest) {
+        let (packet, tail) = rest
+            .split_at_checked(header.size as usize)
+            .ok_or(Error::BadSize(header.size))?;
+        let body = packet.get(HEADER..).ok_or(Error::BadSize(header.size))?;
+        let mut reader = Reader::staged(body, &arena, &context.objects, command_buffer);
+        record(e, fns, header.opcode, &mut reader)?;
+        arena.reset();
+        commands += 1;
+        rest = tail;
+    }
+    e.staged = arena;
+    if rest.is_empty() { Ok(commands) } else { Err(Error::Nonsense("a recording ends inside a header")) }
+}

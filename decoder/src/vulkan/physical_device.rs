@@ -1,0 +1,131 @@
+//! The physical device: exactly one, because guests cache what it says for the whole process.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::driver;
+
+impl Engine {
+    /// The one physical device of an instance, and its token.
+    pub(super) fn physical_device(
+        &mut self,
+        instance_token: u64,
+    ) -> Result<(VkPhysicalDevice, u64), Error> {
+        let context = Arc::clone(&self.context);
+        let instance = self.instance(instance_token)?;
+        let mut physical = instance.physical.lock();
+        if let Some(known) = *physical {
+            return Ok(known);
+        }
+        let handle = context.renderer.choose(&instance.fns, instance.handle)?;
+        let token = context.objects.insert(Kind::PhysicalDevice, instance_token, handle.0)?;
+        *physical = Some((handle, token));
+        Ok((handle, token))
+    }
+
+    /// Guests map memory that is ours; a type that cannot be is no longer shown as mappable.
+    fn show_memory(&self, properties: &mut VkPhysicalDeviceMemoryProperties) {
+        let importable = self.context.renderer.importable;
+        let types = properties.memoryTypes.iter_mut().take(properties.memoryTypeCount as usize);
+        for (i, memory_type) in types.enumerate() {
+            if importable & (1 << i) == 0 {
+                memory_type.propertyFlags &= !(VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
+                    | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
+                    | VK_MEMORY_PROPERTY_HOST_CACHED_BIT);
+            }
+        }
+    }
+}
+
+impl PhysicalDeviceCommands for Engine {
+    fn vkEnumeratePhysicalDevices(
+        &mut self,
+        c: &mut p::vkEnumeratePhysicalDevices,
+    ) -> Result<VkResult, Error> {
+        let (_, token) = self.physical_device(c.instance_token)?;
+        // SAFETY: decoding placed the count and made room for as many handles.
+        unsafe {
+            let Some(n) = c.pPhysicalDeviceCount.as_mut() else {
+                return Err(Error::Nonsense("no room for the number of devices"));
+            };
+            let asked = *n;
+            *n = 1;
+            if c.pPhysicalDevices.is_null() {
+                return Ok(VK_SUCCESS);
+            }
+            if asked == 0 {
+                *n = 0;
+                return Ok(VK_INCOMPLETE);
+            }
+            *c.pPhysicalDevices = VkPhysicalDevice(token);
+        }
+        Ok(VK_SUCCESS)
+    }
+
+    fn vkGetPhysicalDeviceMemoryProperties(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceMemoryProperties,
+    ) -> Result<(), Error> {
+        let f = function!(
+            self.instance_fns(c.physicalDevice_token)?,
+            vkGetPhysicalDeviceMemoryProperties
+        );
+        // SAFETY: a live device, and room for the struct.
+        unsafe {
+            f(c.physicalDevice, c.pMemoryProperties);
+            if let Some(properties) = c.pMemoryProperties.as_mut() {
+                self.show_memory(properties);
+            }
+        }
+        Ok(())
+    }
+
+    fn vkGetPhysicalDeviceMemoryProperties2(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceMemoryProperties2,
+    ) -> Result<(), Error> {
+        let f = function!(
+            self.instance_fns(c.physicalDevice_token)?,
+            vkGetPhysicalDeviceMemoryProperties2
+        );
+        // SAFETY: a live device, and a decoded chain.
+        unsafe {
+            f(c.physicalDevice, c.pMemoryProperties);
+            if let Some(properties) = c.pMemoryProperties.as_mut() {
+                self.show_memory(&mut properties.memoryProperties);
+            }
+        }
+        Ok(())
+    }
+
+    fn vkEnumerateDeviceExtensionProperties(
+        &mut self,
+        c: &mut p::vkEnumerateDeviceExtensionProperties,
+    ) -> Result<VkResult, Error> {
+        let fns = self.instance(c.physicalDevice_token)?.fns;
+        let shown: Vec<VkExtensionProperties> = driver::device_extensions(&fns, c.physicalDevice)
+            .into_iter()
+            .filter(|e| {
+                let name = driver::text(&e.extensionName);
+                !HIDDEN_EXTENSIONS.iter().any(|(hidden, _)| *hidden == name)
+            })
+            .collect();
+        // SAFETY: decoding placed the count and made room for as many structs.
+        unsafe {
+            let Some(n) = c.pPropertyCount.as_mut() else {
+                return Err(Error::Nonsense("no room for the number of extensions"));
+            };
+            if c.pProperties.is_null() {
+                *n = shown.len() as u32;
+                return Ok(VK_SUCCESS);
+            }
+            let room = crate::stream::slice_mut(c.pProperties, *n as usize);
+            for (to, from) in room.iter_mut().zip(&shown) {
+                *to = *from;
+            }
+            let complete = room.len() >= shown.len();
+            *n = room.len().min(shown.len()) as u32;
+            Ok(if complete { VK_SUCCESS } else { VK_INCOMPLETE })
+        }
+    }
+}
