@@ -33,10 +33,22 @@ pub(crate) fn log(verbose: u8) {
         .init();
 }
 
-pub(crate) fn manual(command: clap::Command) -> anyhow::Result<ExitCode> {
-    clap_mangen::Man::new(command)
-        .render(&mut io::stdout())
-        .context("cannot print the manual page")?;
+pub(crate) fn manual(mut command: clap::Command, of: Option<&str>) -> anyhow::Result<ExitCode> {
+    command.build();
+    let page = match of {
+        None => command,
+        Some(name) => {
+            let found = command
+                .find_subcommand(name)
+                .with_context(|| format!("there is no command {name}"))?;
+            found.clone()
+        }
+    };
+    match clap_mangen::Man::new(page).render(&mut io::stdout()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other.context("cannot print the manual page")?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -281,16 +281,16 @@ impl Device {
             .resources
             .get_mut(&res_id)
             .ok_or(Error::NoResource(res_id))?;
-        if entry.attached.insert(ctx_id)
-            && let Origin::Shaped(shape) = entry.resource.origin()
-        {
-            context.renderer().add_resource(
-                res_id,
-                entry.resource.file(),
-                entry.resource.size(),
-                Some(shape),
-            )?;
+        if entry.attached.contains(&ctx_id) {
+            return Ok(());
         }
+        if let Origin::Shaped(_) = entry.resource.origin() {
+            let size = entry.resource.size();
+            let memory = entry.resource.file().try_clone_to_owned();
+            let memory = memory.map_err(|source| Error::Memory { size, source })?;
+            context.renderer().add_resource(res_id, memory, size);
+        }
+        entry.attached.insert(ctx_id);
         Ok(())
     }
 
@@ -475,14 +475,14 @@ impl Device {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::OwnedFd;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use parking_lot::Mutex;
 
     use super::*;
     use crate::renderer::null::Null;
-    use crate::renderer::{Blob, Replies, Stats, Stream};
+    use crate::renderer::{Blob, Description, Replies, Stats, Stream};
 
     const RING_0: Ring = Ring::Context {
         ctx_id: 1,
@@ -525,8 +525,8 @@ mod tests {
     }
 
     impl Renderer for Manual {
-        fn device_name(&self) -> String {
-            "manual".to_owned()
+        fn describe(&self) -> Description {
+            Description::default()
         }
         fn color_buffer_memory_index(&self) -> u32 {
             3
@@ -551,16 +551,8 @@ mod tests {
         fn take_blob(&self, blob_id: u64) -> Result<Blob, renderer::Error> {
             Err(renderer::Error::NoBlob(blob_id))
         }
-        fn add_resource(
-            &self,
-            res_id: u32,
-            _memory: BorrowedFd<'_>,
-            size: u64,
-            shape: Option<&Shape>,
-        ) -> Result<(), renderer::Error> {
-            self.0
-                .note(format!("add {res_id} {size} {}", shape.is_some()));
-            Ok(())
+        fn add_resource(&self, res_id: u32, _memory: OwnedFd, size: u64) {
+            self.0.note(format!("add {res_id} {size}"));
         }
         fn remove_resource(&self, res_id: u32) {
             self.0.note(format!("remove {res_id}"));
@@ -694,10 +686,7 @@ mod tests {
         device.unref(7).unwrap();
         assert!(device.resource(7).is_err());
         let calls = notes.calls.lock().split_off(2);
-        assert_eq!(
-            calls,
-            ["add 7 4096 true", "add 7 4096 true", "remove 7", "remove 7"]
-        );
+        assert_eq!(calls, ["add 7 4096", "add 7 4096", "remove 7", "remove 7"]);
     }
 
     #[test]

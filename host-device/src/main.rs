@@ -34,8 +34,11 @@ enum Command {
     Run(cli::run::Args),
     Serve(cli::serve::Args),
     Doctor(cli::doctor::Args),
-    /// Print the manual page
-    Man,
+    /// Print a manual page: asgard's own, or that of a command
+    Man {
+        /// Which command
+        command: Option<String>,
+    },
     /// Print the completion script of a shell
     ///
     /// For bash: asgard completions bash > ~/.local/share/bash-completion/completions/asgard
@@ -58,7 +61,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::run::main(args, cli.verbose),
         Command::Serve(args) => cli::serve::main(&args, cli.verbose),
         Command::Doctor(args) => cli::doctor::main(&args),
-        Command::Man => cli::manual(Cli::command()),
+        Command::Man { command } => cli::manual(Cli::command(), command.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "asgard", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

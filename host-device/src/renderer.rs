@@ -5,12 +5,12 @@
 //! enough to test and to measure everything in front of the decoder.
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-pub use asgard_decoder::{Blob, Error, Limits, Replies, Stats};
+use serde::{Deserialize, Serialize};
 
-use crate::resource::Shape;
+pub use asgard_decoder::{Blob, Error, Limits, Replies, Stats};
 
 pub mod null;
 pub mod vulkan;
@@ -18,11 +18,26 @@ pub mod vulkan;
 /// A renderer, one per process.
 pub trait Renderer: Send + Sync + fmt::Debug {
     /// Which device guests see.
-    fn device_name(&self) -> String;
+    fn describe(&self) -> Description;
     /// Capset field `colorBufferMemoryIndex`.
     fn color_buffer_memory_index(&self) -> u32;
     /// A new, empty context.
     fn create_context(&self, name: &str, limits: Limits) -> Arc<dyn Context>;
+}
+
+/// What people want to know about a renderer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The device's name.
+    pub device: String,
+    /// The driver's name.
+    pub driver: String,
+    /// The Vulkan version, such as 1.3.305; empty without Vulkan.
+    pub api_version: String,
+    /// It computes on the processor.
+    pub software: bool,
+    /// Guests can map memory of it.
+    pub can_share_memory: bool,
 }
 
 /// The renderer's side of one guest process.
@@ -31,14 +46,8 @@ pub trait Context: Send + Sync + fmt::Debug {
     fn open_stream(&self) -> Box<dyn Stream>;
     /// Hands over the memory published under `blob_id`, once.
     fn take_blob(&self, blob_id: u64) -> Result<Blob, Error>;
-    /// Makes a resource that the device allocated known to the guest process under its id.
-    fn add_resource(
-        &self,
-        res_id: u32,
-        memory: BorrowedFd<'_>,
-        size: u64,
-        shape: Option<&Shape>,
-    ) -> Result<(), Error>;
+    /// Makes memory that the device allocated known to the guest process under a resource id.
+    fn add_resource(&self, res_id: u32, memory: OwnedFd, size: u64);
     /// The resource is no longer attached to this context.
     fn remove_resource(&self, res_id: u32);
     /// Calls `done` once the VkFence or VkSemaphore behind the token signals, or the context dies.

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use asgard_host_device::renderer::Description;
 use asgard_host_device::resource::sealed_memory;
 use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::environment::{self, Distribution, Icd};
 
@@ -284,12 +284,12 @@ fn host_driver() -> Vec<Finding> {
         Err(error) => return broken(format!("cannot read from the probe: {error}")),
     };
     let said = String::from_utf8_lossy(&output.stdout);
-    let json = said
+    let described = said
         .lines()
         .rev()
-        .find_map(|line| serde_json::from_str::<Value>(line).ok());
-    match json {
-        Some(json) if output.status.success() => describe_host(&json),
+        .find_map(|line| serde_json::from_str::<Description>(line).ok());
+    match described {
+        Some(description) if output.status.success() => describe_host(&description),
         _ => {
             let errors = String::from_utf8_lossy(&output.stderr);
             let last = errors
@@ -302,32 +302,29 @@ fn host_driver() -> Vec<Finding> {
     }
 }
 
-fn describe_host(json: &Value) -> Vec<Finding> {
-    let text = |key: &str| {
-        json.get(key)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
+fn describe_host(host: &Description) -> Vec<Finding> {
+    let Description {
+        device,
+        driver,
+        api_version,
+        software,
+        can_share_memory,
+    } = host;
+    let speed = if *software {
+        ", which computes on the processor"
+    } else {
+        ""
     };
-    let mut parts = vec![
-        text("device")
-            .unwrap_or("a device without a name")
-            .to_owned(),
-    ];
-    parts.extend(text("type").map(str::to_owned));
-    parts.extend(text("api_version").map(|version| format!("Vulkan {version}")));
-    let mut findings = vec![Finding::new("host driver", State::Ok, parts.join(", "))];
-    match json.get("external_memory_host").and_then(Value::as_bool) {
-        Some(true) => findings.push(Finding::new(
-            "host memory",
-            State::Ok,
-            "VK_EXT_external_memory_host: guests map memory without copies",
-        )),
-        Some(false) => findings.push(Finding::new(
-            "host memory",
-            State::Warning,
-            "the driver has no VK_EXT_external_memory_host",
-        )),
-        None => {}
+    let detail = format!("{device}, {driver}, Vulkan {api_version}{speed}");
+    let mut findings = vec![Finding::new("host driver", State::Ok, detail)];
+    if *can_share_memory {
+        let detail = "VK_EXT_external_memory_host: guests map it without copies";
+        findings.push(Finding::new("host memory", State::Ok, detail));
+    } else {
+        let detail = "the driver lacks VK_EXT_external_memory_host: guests cannot map memory";
+        findings.push(
+            Finding::new("host memory", State::Missing, detail).fix(environment::install_mesa()),
+        );
     }
     findings
 }

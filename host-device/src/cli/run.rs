@@ -49,8 +49,6 @@ pub(crate) struct Args {
     /// Do not tell at the end what went through
     #[arg(short, long)]
     quiet: bool,
-    #[command(flatten)]
-    device: DeviceArgs,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -59,6 +57,8 @@ pub(crate) struct Args {
         value_name = "PROGRAM"
     )]
     program: Vec<OsString>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {

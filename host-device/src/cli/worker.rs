@@ -39,7 +39,7 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     Report::Ready {
-        device: renderer.device_name(),
+        device: renderer.describe().device,
     }
     .send(&control)?;
 
@@ -74,10 +74,7 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 pub(crate) fn probe() -> anyhow::Result<ExitCode> {
     confine();
     let renderer = load(RendererKind::Vulkan)?;
-    println!(
-        "{}",
-        serde_json::json!({ "device": renderer.device_name() })
-    );
+    println!("{}", serde_json::to_string(&renderer.describe())?);
     Ok(ExitCode::SUCCESS)
 }
 

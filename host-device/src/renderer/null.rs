@@ -2,14 +2,14 @@
 //! signalled at once.
 
 use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Blob, Context, Error, Limits, Renderer, Replies, Stats, Stream};
-use crate::resource::{MAP_CACHED, Shape, sealed_memory};
+use super::{Blob, Context, Description, Error, Limits, Renderer, Replies, Stats, Stream};
+use crate::resource::{MAP_CACHED, sealed_memory};
 
 /// Bytes of every blob.
 pub const BLOB_SIZE: u64 = 64 << 10;
@@ -22,8 +22,12 @@ pub const FIRST_MISSING_BLOB: u64 = 1 << 32;
 pub struct Null;
 
 impl Renderer for Null {
-    fn device_name(&self) -> String {
-        "null".to_owned()
+    fn describe(&self) -> Description {
+        Description {
+            device: "null".to_owned(),
+            can_share_memory: true,
+            ..Description::default()
+        }
     }
     fn color_buffer_memory_index(&self) -> u32 {
         u32::MAX
@@ -67,15 +71,7 @@ impl Context for NullContext {
             Err(_) => Err(Error::NoBlob(blob_id)),
         }
     }
-    fn add_resource(
-        &self,
-        _res_id: u32,
-        _memory: BorrowedFd<'_>,
-        _size: u64,
-        _shape: Option<&Shape>,
-    ) -> Result<(), Error> {
-        Ok(())
-    }
+    fn add_resource(&self, _res_id: u32, _memory: OwnedFd, _size: u64) {}
     fn remove_resource(&self, _res_id: u32) {}
     fn when_signaled(
         &self,

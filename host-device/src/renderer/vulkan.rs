@@ -1,12 +1,11 @@
 //! The Vulkan renderer: `asgard-decoder` behind the device's own traits.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use asgard_decoder as decoder;
 
-use super::{Blob, Context, Error, Limits, Renderer, Replies, Stats, Stream};
-use crate::resource::Shape;
+use super::{Blob, Context, Description, Error, Limits, Renderer, Replies, Stats, Stream};
 
 /// The host's Vulkan driver.
 #[derive(Debug)]
@@ -20,8 +19,17 @@ impl Vulkan {
 }
 
 impl Renderer for Vulkan {
-    fn device_name(&self) -> String {
-        self.0.device_name().to_owned()
+    fn describe(&self) -> Description {
+        // Three bits of variant, seven of major, ten of minor and twelve of patch version.
+        let version = self.0.api_version();
+        let (major, minor, patch) = (version >> 22 & 0x7f, version >> 12 & 0x3ff, version & 0xfff);
+        Description {
+            device: self.0.device_name().to_owned(),
+            driver: self.0.driver_name().to_owned(),
+            api_version: format!("{major}.{minor}.{patch}"),
+            software: self.0.is_software(),
+            can_share_memory: self.0.can_share_memory(),
+        }
     }
     fn color_buffer_memory_index(&self) -> u32 {
         self.0.color_buffer_memory_index()
@@ -45,16 +53,12 @@ impl Context for VulkanContext {
     fn take_blob(&self, blob_id: u64) -> Result<Blob, Error> {
         self.0.take_blob(blob_id)
     }
-    fn add_resource(
-        &self,
-        _res_id: u32,
-        _memory: BorrowedFd<'_>,
-        _size: u64,
-        _shape: Option<&Shape>,
-    ) -> Result<(), Error> {
-        Ok(())
+    fn add_resource(&self, res_id: u32, memory: OwnedFd, size: u64) {
+        self.0.add_resource(res_id, memory, size);
     }
-    fn remove_resource(&self, _res_id: u32) {}
+    fn remove_resource(&self, res_id: u32) {
+        self.0.remove_resource(res_id);
+    }
     fn when_signaled(
         &self,
         device: u64,
