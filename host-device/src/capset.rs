@@ -41,6 +41,9 @@ pub fn bytes(
     let capset = Capset {
         buffer_size: config.buffer_size,
         color_buffer_memory_index,
+        // With 0, Mesa 25 carves its allocations from mapped blocks, and takes every block for one of
+        // 512 MiB, however small it is: it hands out memory past the end.
+        deferred_mapping: 1,
         blob_alignment: u32::try_from(rustix::param::page_size()).unwrap_or(4096),
         vulkan_batched_descriptor_set_update: u32::from(config.batched_descriptor_sets),
         ..Capset::default()
@@ -63,7 +66,7 @@ mod tests {
         assert_eq!(capset.protocol_version, 1);
         assert_eq!((capset.ring_size, capset.buffer_size), (12288, 1 << 20));
         assert_eq!(capset.color_buffer_memory_index, 7);
-        assert_eq!(capset.deferred_mapping, 0);
+        assert_eq!(capset.deferred_mapping, 1);
         assert_eq!(capset.vulkan_batched_descriptor_set_update, 0);
         assert!(extension.is_some());
     }
