@@ -133,6 +133,122 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String>
     })
 }
 
+/// An `asgard serve` of our own, on a socket in a directory of its own.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    socket: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts a server and waits until guests can connect.
+    pub fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let socket = dir.path().join("kumquat");
+        let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
+        let mut command = Command::new(asgard);
+        // It announces itself on a descriptor: its standard output.
+        command
+            .arg("serve")
+            .arg("--kumquat-socket")
+            .arg(&socket)
+            .args(["--ready-fd", "1"]);
+        native(&mut command);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .context("starting asgard serve")?;
+        let mut ready = [0; 8];
+        let announced = match child.stdout.as_mut() {
+            Some(pipe) => pipe.read_exact(&mut ready),
+            None => Ok(()),
+        };
+        if let Err(error) = announced {
+            kill_group(&mut child);
+            return Err(error).context("asgard serve ended before it was ready");
+        }
+        Ok(Self {
+            child,
+            socket,
+            _dir: dir,
+        })
+    }
+
+    /// The command that runs a program on this server, its arguments still to come.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let asgard = asgard().context("no asgard program")?;
+        let mut command = Command::new(asgard);
+        command
+            .arg("run")
+            .arg("--connect")
+            .arg(&self.socket)
+            .arg("--")
+            .arg(program);
+        native(&mut command);
+        Ok(command)
+    }
+
+    /// What the server and all processes below it use now.
+    pub fn usage(&self) -> Result<Usage> {
+        let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter_map(|id: u32| Some((id, status(id, "PPid")?.try_into().ok()?)))
+            .collect();
+        let mut all = vec![self.child.id()];
+        let mut next = 0;
+        while next < all.len() {
+            let parent = all[next];
+            all.extend(
+                parents
+                    .iter()
+                    .filter(|(_, of)| *of == parent)
+                    .map(|(id, _)| *id),
+            );
+            next += 1;
+        }
+        let sum = |field| all.iter().filter_map(|&id| status(id, field)).sum();
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
+        Ok(Usage {
+            processes: all.len() as u64,
+            threads: sum("Threads"),
+            resident_kib: sum("VmRSS"),
+            descriptors: descriptors.count() as u64,
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}
+
+/// What a server uses, with all of its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The server and everything below it.
+    pub processes: u64,
+    /// Threads of all of them.
+    pub threads: u64,
+    /// Resident memory of all of them.
+    pub resident_kib: u64,
+    /// Open descriptors of the server itself.
+    pub descriptors: u64,
+}
+
+/// A number out of a process's status; `None` once the process is gone.
+fn status(id: u32, field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// The `asgard` program: ASGARD_BIN, or the one built next to this one.
 #[must_use]
 pub fn asgard() -> Option<PathBuf> {

@@ -37,6 +37,7 @@ fn host(gpu: &Gpu, report: &mut Report) -> Result<()> {
             let (host, transfer) =
                 (vk::PipelineStageFlags::HOST, vk::PipelineStageFlags::TRANSFER);
             device.cmd_wait_events(cmd, &[*event], host, transfer, &[], &[], &[]);
+            barrier(device, cmd);
             device.cmd_reset_event(cmd, *event, transfer);
         })?;
         states.push(u8::from(gpu.device.get_event_status(*event)?));
@@ -111,6 +112,7 @@ fn device2(gpu: &Gpu, report: &mut Report) -> Result<()> {
             let info = vk::DependencyInfo::default().buffer_memory_barriers(&barriers);
             device.cmd_set_event2(cmd, *events[i], &info);
             device.cmd_wait_events2(cmd, &[*events[i]], &[info]);
+            barrier(device, cmd);
             device.cmd_reset_event2(cmd, *events[i], stages);
             let (from, to) = (*buffers[i - 1].handle, *buffers[i].handle);
             device.cmd_copy_buffer(cmd, from, to, &whole());

@@ -25,16 +25,31 @@ const TURN: f32 = 360.0;
 /// Runs the scene twice: with a render pass, and with dynamic rendering where the device shows it.
 pub(super) fn run(gpu: &Gpu, options: &Options, report: &mut Report) -> Result<()> {
     let stage = Stage::new(gpu)?;
-    let pass = stage.animate(Mode::Pass, options.frames)?;
+    let (pass, seconds) = stage.animate(Mode::Pass, options.frames)?;
+    tell(options.frames, seconds);
     if let Some(path) = &options.png {
         write_png(path, SIZE, SIZE, &pass)?;
     }
     report.part("render pass", pass);
     let shown = gpu.has_13() && gpu.features13.dynamic_rendering == vk::TRUE;
     if report.needs("dynamic rendering", shown, "dynamicRendering is not shown") {
-        report.part("dynamic rendering", stage.animate(Mode::Dynamic, options.frames)?);
+        let (pixels, seconds) = stage.animate(Mode::Dynamic, options.frames)?;
+        tell(options.frames, seconds);
+        report.part("dynamic rendering", pixels);
     }
     Ok(())
+}
+
+fn tell(frames: u32, seconds: f64) {
+    if frames > 1 {
+        println!("{:.1} frames per second", f64::from(frames) / seconds);
+    }
+}
+
+/// Draws frames with a render pass, and returns how many it drew per second.
+pub(crate) fn frames_per_second(gpu: &Gpu, frames: u32) -> Result<f64> {
+    let (_, seconds) = Stage::new(gpu)?.animate(Mode::Pass, frames)?;
+    Ok(f64::from(frames) / seconds)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,8 +152,8 @@ impl<'g> Stage<'g> {
         })
     }
 
-    /// Draws the frames and returns the pixels of the last one.
-    fn animate(&self, mode: Mode, frames: u32) -> Result<Vec<u8>> {
+    /// Draws the frames; returns the pixels of the last one, and the seconds that all of them took.
+    fn animate(&self, mode: Mode, frames: u32) -> Result<(Vec<u8>, f64)> {
         let gpu = self.gpu;
         let pass = self.render_pass()?;
         let framebuffer = self.framebuffer(*pass)?;
@@ -193,11 +208,7 @@ impl<'g> Stage<'g> {
             slot.busy = true;
         }
         gpu.idle()?;
-        if frames > 1 {
-            let seconds = started.elapsed().as_secs_f64();
-            eprintln!("{:.1} frames per second", f64::from(frames) / seconds);
-        }
-        Ok(self.pixels.bytes())
+        Ok((self.pixels.bytes(), started.elapsed().as_secs_f64()))
     }
 
     fn draw(

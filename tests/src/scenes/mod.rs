@@ -87,6 +87,8 @@ macro_rules! scenes {
 
 for_each_scene!(scenes);
 
+pub(crate) use graphics::frames_per_second;
+
 /// A workload by name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Scene> {
