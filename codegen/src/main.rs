@@ -45,7 +45,10 @@ fn main() -> Result<()> {
         }
         Verb::List { filter } => {
             let filter = filter.unwrap_or_default();
-            for line in emit::manifest(&load()?).lines().filter(|l| l.contains(&filter)) {
+            for line in emit::manifest(&load()?)
+                .lines()
+                .filter(|l| l.contains(&filter))
+            {
                 println!("{line}");
             }
         }
@@ -64,8 +67,8 @@ fn show(model: &Model, name: &str) -> Result<String> {
     if let Some(command) = model.commands.iter().find(|c| c.name == name) {
         return Ok(emit::show_command(model, command));
     }
-    let structure = model
-        .get(name)
-        .with_context(|| format!("{name} is no command and no struct of the registry; `list {name}` searches"))?;
+    let structure = model.get(name).with_context(|| {
+        format!("{name} is no command and no struct of the registry; `list {name}` searches")
+    })?;
     Ok(emit::show_struct(model, structure))
 }

@@ -137,14 +137,20 @@ impl Command {
         self.params.iter().rev().find(|p| {
             matches!(
                 p.wire,
-                Wire::Handle { .. } | Wire::Pointer { target: Target::Handle(_), .. }
+                Wire::Handle { .. }
+                    | Wire::Pointer {
+                        target: Target::Handle(_),
+                        ..
+                    }
             )
         })
     }
 
     /// New handles come out of it.
     pub fn creates(&self) -> bool {
-        ["vkCreate", "vkAllocate", "vkRegister"].iter().any(|p| self.name.starts_with(p))
+        ["vkCreate", "vkAllocate", "vkRegister"]
+            .iter()
+            .any(|p| self.name.starts_with(p))
     }
 }
 
@@ -177,7 +183,11 @@ impl Model {
 
     /// The numeric value of an enumerant.
     pub fn value(&self, name: &str) -> Option<i64> {
-        self.enums.iter().flat_map(|(_, _, v)| v).find(|(n, _)| n == name).map(|(_, v)| *v)
+        self.enums
+            .iter()
+            .flat_map(|(_, _, v)| v)
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| *v)
     }
 }
 
@@ -187,8 +197,15 @@ impl Model {
 /// An unknown type, a length that no sibling gives, stale policy.
 pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
     let types: HashMap<&str, &RawType> = raw.types.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    let resolver = Resolver { raw: &raw, policy: &policy, types: types.clone() };
-    let mut model = Model { legacy_stypes: policy.legacy_stypes.clone(), ..Model::default() };
+    let resolver = Resolver {
+        raw: &raw,
+        policy: &policy,
+        types: types.clone(),
+    };
+    let mut model = Model {
+        legacy_stypes: policy.legacy_stypes.clone(),
+        ..Model::default()
+    };
     resolver.constants(&mut model);
     resolver.enums(&mut model)?;
     for (name, t) in &raw.types {
@@ -199,16 +216,26 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
                 model.typedefs.push((name.clone(), prim.rust().to_owned()));
             }
             RawType::Flags { wide, .. } => {
-                model.typedefs.push((name.clone(), if *wide { "u64" } else { "u32" }.to_owned()));
+                model
+                    .typedefs
+                    .push((name.clone(), if *wide { "u64" } else { "u32" }.to_owned()));
             }
-            RawType::FunctionPointer => model
-                .typedefs
-                .push((name.clone(), "Option<unsafe extern \"system\" fn()>".to_owned())),
-            RawType::Handle { dispatchable, parent, object_type } => model.handles.push(Handle {
+            RawType::FunctionPointer => model.typedefs.push((
+                name.clone(),
+                "Option<unsafe extern \"system\" fn()>".to_owned(),
+            )),
+            RawType::Handle {
+                dispatchable,
+                parent,
+                object_type,
+            } => model.handles.push(Handle {
                 name: name.clone(),
                 dispatchable: *dispatchable,
                 parent: parent.clone(),
-                object_type: object_type.as_deref().and_then(|o| model.value(o)).unwrap_or(0),
+                object_type: object_type
+                    .as_deref()
+                    .and_then(|o| model.value(o))
+                    .unwrap_or(0),
             }),
             RawType::External => {
                 if let Some((Some(rust), _)) = policy.externals.get(name) {
@@ -220,7 +247,14 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
     }
     let lengths = resolver.remote_lengths();
     for (name, t) in &raw.types {
-        let RawType::Struct { members, extends, union } = t else { continue };
+        let RawType::Struct {
+            members,
+            extends,
+            union,
+        } = t
+        else {
+            continue;
+        };
         // A structure type that no Vulkan version or extension defines is Vulkan SC's.
         let stype = members.first().and_then(|m| m.values.as_deref());
         if stype.is_some_and(|s| s.starts_with("VK_STRUCTURE_TYPE") && model.value(s).is_none()) {
@@ -229,7 +263,11 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         let fields = resolver
             .fields(name, members, &lengths, false)
             .with_context(|| format!("struct {name}"))?;
-        let prefix = policy.prefix.get(name).map(|(words, _)| words.clone()).unwrap_or_default();
+        let prefix = policy
+            .prefix
+            .get(name)
+            .map(|(words, _)| words.clone())
+            .unwrap_or_default();
         if !prefix.is_empty() {
             policy.used(name);
         }
@@ -268,7 +306,9 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         if raw.extensions.contains(extension) {
             policy.used(extension);
         }
-        model.hidden_extensions.push((extension.clone(), why.clone()));
+        model
+            .hidden_extensions
+            .push((extension.clone(), why.clone()));
     }
     policy.check_all_used()?;
     Ok(model)
@@ -301,9 +341,10 @@ fn foreign_field(field: &Field, foreign: &BTreeMap<String, String>) -> Option<St
         Wire::Struct(s)
         | Wire::Structs(s)
         | Wire::Union { name: s, .. }
-        | Wire::Pointer { target: Target::Struct(s) | Target::Union(s), .. } => {
-            foreign.get(s).cloned()
-        }
+        | Wire::Pointer {
+            target: Target::Struct(s) | Target::Union(s),
+            ..
+        } => foreign.get(s).cloned(),
         _ => None,
     }
 }
@@ -350,7 +391,9 @@ impl<'a> Resolver<'a> {
                     }
                 }
                 Value::Bit(bit) => {
-                    model.constants.push((name.clone(), "u32".into(), format!("1 << {bit}")));
+                    model
+                        .constants
+                        .push((name.clone(), "u32".into(), format!("1 << {bit}")));
                 }
             }
         }
@@ -359,7 +402,9 @@ impl<'a> Resolver<'a> {
     fn enums(&self, model: &mut Model) -> Result<()> {
         let mut done = BTreeSet::new();
         for (name, values) in &self.raw.enums {
-            let Some(RawType::Enum) = self.types.get(name.as_str()) else { continue };
+            let Some(RawType::Enum) = self.types.get(name.as_str()) else {
+                continue;
+            };
             let mut out: Vec<(String, i64)> = Vec::new();
             let find = |wanted: &str| -> Option<i64> {
                 let mut wanted = wanted.to_owned();
@@ -380,12 +425,16 @@ impl<'a> Resolver<'a> {
                 };
                 out.push((e.clone(), number.with_context(|| format!("{name}: {e}"))?));
             }
-            model.enums.push((name.clone(), self.enum_prim(name).rust(), out));
+            model
+                .enums
+                .push((name.clone(), self.enum_prim(name).rust(), out));
             done.insert(name.as_str());
         }
         for (name, t) in &self.raw.types {
             if matches!(t, RawType::Enum) && !done.contains(name.as_str()) {
-                model.enums.push((name.clone(), self.enum_prim(name).rust(), Vec::new()));
+                model
+                    .enums
+                    .push((name.clone(), self.enum_prim(name).rust(), Vec::new()));
             }
         }
         Ok(())
@@ -394,7 +443,11 @@ impl<'a> Resolver<'a> {
     fn enum_prim(&self, name: &str) -> Prim {
         if self.raw.wide_enums.contains(name) || name.contains("FlagBits2") && !name.ends_with("NV")
         {
-            if self.raw.wide_enums.contains(name) { Prim::U64 } else { Prim::U32 }
+            if self.raw.wide_enums.contains(name) {
+                Prim::U64
+            } else {
+                Prim::U32
+            }
         } else if name.contains("FlagBits") {
             Prim::U32
         } else {
@@ -495,13 +548,16 @@ impl<'a> Resolver<'a> {
             let counts = lengths.contains(&(owner.to_owned(), m.name.clone()))
                 || members.iter().any(|o| {
                     o.altlen.as_deref().or(o.len.as_deref()).is_some_and(|len| {
-                        len.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == m.name)
+                        len.split(|c: char| !c.is_alphanumeric() && c != '_')
+                            .any(|w| w == m.name)
                     })
                 });
             fields.push(Field {
                 name: m.name.clone(),
                 rust: self.rust(m).with_context(|| format!("member {}", m.name))?,
-                wire: self.wire(owner, m, members).with_context(|| format!("member {}", m.name))?,
+                wire: self
+                    .wire(owner, m, members)
+                    .with_context(|| format!("member {}", m.name))?,
                 out: params && m.ptr > 0 && !m.konst,
                 counts,
                 picks: self.picks(owner, m, members),
@@ -525,7 +581,11 @@ impl<'a> Resolver<'a> {
             {
                 for member in members {
                     picks.extend(
-                        member.selection.iter().flat_map(|s| s.split(',')).map(str::to_owned),
+                        member
+                            .selection
+                            .iter()
+                            .flat_map(|s| s.split(','))
+                            .map(str::to_owned),
                     );
                 }
             }
@@ -589,13 +649,18 @@ impl<'a> Resolver<'a> {
             self.policy.used(&item);
             optional = false;
         }
-        let strings = m.len.as_deref().is_some_and(|l| l.ends_with("null-terminated"));
+        let strings = m
+            .len
+            .as_deref()
+            .is_some_and(|l| l.ends_with("null-terminated"));
         if m.ptr == 2 && base == "char" && strings {
             return Ok(Wire::Strs(self.len(m, siblings)?));
         }
         if m.ptr > 1 {
             if !self.policy.double_pointers.contains_key(&item) {
-                bail!("a pointer to pointers: say in the policy's [[double_pointer]] what it sends");
+                bail!(
+                    "a pointer to pointers: say in the policy's [[double_pointer]] what it sends"
+                );
             }
             self.policy.used(&item);
             return Ok(Wire::Nothing);
@@ -628,7 +693,12 @@ impl<'a> Resolver<'a> {
         } else {
             None
         };
-        Ok(Wire::Pointer { optional, target, len: self.len(m, siblings)?, cond })
+        Ok(Wire::Pointer {
+            optional,
+            target,
+            len: self.len(m, siblings)?,
+            cond,
+        })
     }
 
     fn len(&self, m: &Decl, siblings: &[Decl]) -> Result<Len> {
@@ -652,7 +722,9 @@ impl<'a> Resolver<'a> {
             }
             return Ok(Len::Calc(out.trim().to_owned()));
         }
-        let Some(len) = m.len.as_deref() else { return Ok(Len::One) };
+        let Some(len) = m.len.as_deref() else {
+            return Ok(Len::One);
+        };
         let first = len.split(',').next().unwrap_or(len);
         if first == "1" {
             return Ok(Len::One);
@@ -705,7 +777,9 @@ impl<'a> Resolver<'a> {
                     let real = self.real(base);
                     let wire = match self.types.get(real) {
                         Some(RawType::FunctionPointer) => Wire::Function,
-                        _ => Wire::Plain(self.prim(real).with_context(|| format!("{name}: {base}"))?),
+                        _ => {
+                            Wire::Plain(self.prim(real).with_context(|| format!("{name}: {base}"))?)
+                        }
                     };
                     (self.rust_base(base, false)?, Some(wire))
                 }
@@ -723,7 +797,9 @@ impl<'a> Resolver<'a> {
                 opcode: opcodes[&name],
                 foreign: params.iter().find_map(|p| foreign_field(p, &foreign)),
                 noun: noun(&params, &model.handles),
-                native: !name.ends_with("GOOGLE") || name.contains("RefreshCycle") || name.contains("PastPresentation"),
+                native: !name.ends_with("GOOGLE")
+                    || name.contains("RefreshCycle")
+                    || name.contains("PastPresentation"),
                 name,
                 params,
                 ret,
@@ -742,7 +818,10 @@ fn noun(params: &[Field], handles: &[Handle]) -> String {
     fn handle_of(field: &Field) -> Option<&str> {
         match &field.wire {
             Wire::Handle { kind, .. } => Some(kind),
-            Wire::Pointer { target: Target::Handle(kind), .. } => Some(kind),
+            Wire::Pointer {
+                target: Target::Handle(kind),
+                ..
+            } => Some(kind),
             _ => None,
         }
     }
@@ -765,7 +844,11 @@ fn noun(params: &[Field], handles: &[Handle]) -> String {
 /// `AccelerationStructureKHR` -> `acceleration_structure`.
 pub fn snake(kind: &str) -> String {
     let trimmed = kind.trim_end_matches(|c: char| c.is_ascii_uppercase());
-    let stem = if kind.len() - trimmed.len() >= 2 { trimmed } else { kind };
+    let stem = if kind.len() - trimmed.len() >= 2 {
+        trimmed
+    } else {
+        kind
+    };
     let mut out = String::new();
     for (i, c) in stem.chars().enumerate() {
         if c.is_ascii_uppercase() && i > 0 {
@@ -777,13 +860,25 @@ pub fn snake(kind: &str) -> String {
 }
 
 fn size_expr(dim: &str) -> String {
-    if dim.chars().all(|c| c.is_ascii_digit()) { dim.to_owned() } else { format!("{dim} as usize") }
+    if dim.chars().all(|c| c.is_ascii_digit()) {
+        dim.to_owned()
+    } else {
+        format!("{dim} as usize")
+    }
 }
 
 /// A C literal as a Rust one: `(~0ULL)` -> `!0`, `1000.0F` -> `1000.0`.
 fn number(text: &str) -> String {
-    let text = text.trim_matches(['(', ')']).trim_end_matches("ULL").trim_end_matches('U');
-    if text.contains('.') { text.trim_end_matches(['F', 'f']) } else { text }.replace('~', "!")
+    let text = text
+        .trim_matches(['(', ')'])
+        .trim_end_matches("ULL")
+        .trim_end_matches('U');
+    if text.contains('.') {
+        text.trim_end_matches(['F', 'f'])
+    } else {
+        text
+    }
+    .replace('~', "!")
 }
 
 fn parse_int(text: &str) -> Option<i64> {

@@ -39,6 +39,9 @@ mod tests {
         assert_eq!(derived("vkWaitSemaphores"), 224_777_382);
         assert_eq!(derived("vkQueueSubmit2"), 275_454_371);
         assert_eq!(derived("vkCmdBeginRendering"), 294_618_673);
-        assert_eq!(derived("vkQueueCommitDescriptorSetUpdatesGOOGLE"), 267_932_433);
+        assert_eq!(
+            derived("vkQueueCommitDescriptorSetUpdatesGOOGLE"),
+            267_932_433
+        );
     }
 }

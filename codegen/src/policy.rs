@@ -169,8 +169,10 @@ impl Policy {
         all(&mut self.drops, file.drop)?;
         all(&mut self.hidden_extensions, file.hide_extension)?;
         all(&mut self.refusals, file.refuse)?;
-        self.only_if.extend(file.only_if.into_iter().map(|o| (o.item.clone(), o)));
-        self.prefix.extend(file.prefix.into_iter().map(|p| (p.item, (p.words, p.why))));
+        self.only_if
+            .extend(file.only_if.into_iter().map(|o| (o.item.clone(), o)));
+        self.prefix
+            .extend(file.prefix.into_iter().map(|p| (p.item, (p.words, p.why))));
         for b in file.body_if {
             for item in b.items {
                 self.body_if.insert(item, (b.word.clone(), b.why.clone()));
@@ -179,7 +181,8 @@ impl Policy {
         for l in file.legacy_stype {
             assert!(!l.why.is_empty());
             for (old, name) in l.map {
-                self.legacy_stypes.push((l.root.clone(), old.parse()?, name));
+                self.legacy_stypes
+                    .push((l.root.clone(), old.parse()?, name));
             }
         }
         for e in file.external {
@@ -223,7 +226,11 @@ impl Policy {
             self.refusals.keys().collect(),
             self.hidden_extensions.keys().collect(),
         ];
-        let stale: Vec<_> = lists.into_iter().flatten().filter(|i| !used.contains(*i)).collect();
+        let stale: Vec<_> = lists
+            .into_iter()
+            .flatten()
+            .filter(|i| !used.contains(*i))
+            .collect();
         if !stale.is_empty() {
             bail!("policy lines that match nothing in the registries: {stale:?}");
         }

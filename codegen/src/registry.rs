@@ -43,7 +43,11 @@ pub enum RawType {
     /// `typedef base name`.
     Typedef(String),
     /// An object handle.
-    Handle { dispatchable: bool, parent: Option<String>, object_type: Option<String> },
+    Handle {
+        dispatchable: bool,
+        parent: Option<String>,
+        object_type: Option<String>,
+    },
     /// An enumeration; its values are in [`Raw::enums`].
     Enum,
     /// `VkFooFlags`, with the enumeration of its bits.
@@ -51,7 +55,11 @@ pub enum RawType {
     /// A function pointer.
     FunctionPointer,
     /// A struct or union.
-    Struct { members: Vec<Decl>, extends: Vec<String>, union: bool },
+    Struct {
+        members: Vec<Decl>,
+        extends: Vec<String>,
+        union: bool,
+    },
     /// Declared elsewhere: a platform's type.
     External,
 }
@@ -98,7 +106,8 @@ pub struct Raw {
 }
 
 fn speaks_vulkan(api: &Option<String>) -> bool {
-    api.as_deref().is_none_or(|api| api.split(',').any(|a| a == "vulkan"))
+    api.as_deref()
+        .is_none_or(|api| api.split(',').any(|a| a == "vulkan"))
 }
 
 impl Raw {
@@ -220,7 +229,9 @@ impl Raw {
         }
         let constants = enums.typ.as_deref() == Some("constants") || enums.typ.is_none();
         for content in &enums.contents {
-            let vr::EnumsContent::Enum(e) = content else { continue };
+            let vr::EnumsContent::Enum(e) = content else {
+                continue;
+            };
             let Some(e_name) = &e.name else { continue };
             if !speaks_vulkan(&e.api) {
                 continue;
@@ -234,7 +245,10 @@ impl Raw {
             if constants {
                 self.constants.push((e_name.clone(), e.typ.clone(), value));
             } else {
-                self.enums.entry(name.clone()).or_default().push((e_name.clone(), value));
+                self.enums
+                    .entry(name.clone())
+                    .or_default()
+                    .push((e_name.clone(), value));
             }
         }
         self.enums.entry(name.clone()).or_default();
@@ -295,7 +309,10 @@ impl Raw {
             self.aliases.push((name.clone(), alias.clone()));
             return;
         }
-        let mut out = RawCommand { proto: Decl::default(), params: Vec::new() };
+        let mut out = RawCommand {
+            proto: Decl::default(),
+            params: Vec::new(),
+        };
         for content in &command.contents {
             match content {
                 vr::CommandContent::Proto(p) => out.proto = proto(p),

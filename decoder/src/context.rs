@@ -149,14 +149,17 @@ impl Context {
 
     /// Makes memory mappable under `blob_id`, or under a new id.
     pub(crate) fn publish(&self, blob_id: Option<u64>, memory: &Memory) -> Result<u64, Error> {
-        let fd = memory
-            .shared
-            .fd
-            .try_clone()
-            .map_err(|_| Error::Limit { what: "file descriptors", limit: 0 })?;
+        let fd = memory.shared.fd.try_clone().map_err(|_| Error::Limit {
+            what: "file descriptors",
+            limit: 0,
+        })?;
         let id = blob_id.unwrap_or_else(|| self.next_blob.fetch_add(1, Ordering::Relaxed));
         // Ordinary memory: whatever the Vulkan type says, the processor may cache it.
-        let blob = Blob { fd, size: memory.shared.size, map_info: 1 };
+        let blob = Blob {
+            fd,
+            size: memory.shared.size,
+            map_info: 1,
+        };
         self.blobs.lock().insert(id, blob);
         Ok(id)
     }
@@ -166,13 +169,18 @@ impl Context {
     /// # Errors
     /// [`Error::NoBlob`].
     pub fn take_blob(&self, blob_id: u64) -> Result<Blob, Error> {
-        self.blobs.lock().remove(&blob_id).ok_or(Error::NoBlob(blob_id))
+        self.blobs
+            .lock()
+            .remove(&blob_id)
+            .ok_or(Error::NoBlob(blob_id))
     }
 
     /// Makes memory of the device's own known to this guest process under a resource id.
     /// It must be sealed against shrinking.
     pub fn add_resource(&self, res_id: u32, memory: OwnedFd, size: u64) {
-        self.resources.lock().insert(res_id, Resource { fd: memory, size });
+        self.resources
+            .lock()
+            .insert(res_id, Resource { fd: memory, size });
     }
 
     /// Forgets a resource; what was allocated from it lives on.
@@ -300,7 +308,8 @@ impl Context {
     /// Gives back what an allocation was charged.
     pub(crate) fn forget_memory(&self, token: u64) {
         if let Some(memory) = self.memories.lock().remove(&token) {
-            self.memory_used.fetch_sub(memory.charged, Ordering::Relaxed);
+            self.memory_used
+                .fetch_sub(memory.charged, Ordering::Relaxed);
         }
     }
 }

@@ -41,7 +41,11 @@ impl Loader {
             .map_err(|e| Error::NoDriver(format!("libvulkan.so.1 is no Vulkan loader: {e}")))?;
         // SAFETY: with a null instance it returns global functions or null.
         let global = unsafe { GlobalFns::load(|name| get(VkInstance(0), name.as_ptr())) };
-        Ok(Self { _library: library, get, global })
+        Ok(Self {
+            _library: library,
+            get,
+            global,
+        })
     }
 
     /// The functions of an instance.
@@ -87,7 +91,9 @@ impl Loader {
         // SAFETY: the structs live through the call.
         let result = unsafe { create(&raw const info, ptr::null(), &raw mut instance) };
         if result != VK_SUCCESS {
-            return Err(Error::NoDriver(format!("vkCreateInstance failed with {result}")));
+            return Err(Error::NoDriver(format!(
+                "vkCreateInstance failed with {result}"
+            )));
         }
         Ok((instance, self.instance_fns(instance)))
     }
@@ -153,7 +159,9 @@ pub(crate) fn device_extensions(
     fns: &InstanceFns,
     device: VkPhysicalDevice,
 ) -> Vec<VkExtensionProperties> {
-    let Some(f) = fns.vkEnumerateDeviceExtensionProperties else { return Vec::new() };
+    let Some(f) = fns.vkEnumerateDeviceExtensionProperties else {
+        return Vec::new();
+    };
     let mut count = 0;
     // SAFETY: a null array asks for the count; then the array has that many elements.
     unsafe {

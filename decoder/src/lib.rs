@@ -45,7 +45,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: u64::MAX, objects: 1 << 22 }
+        Self {
+            memory: u64::MAX,
+            objects: 1 << 22,
+        }
     }
 }
 

@@ -81,22 +81,30 @@ impl Objects {
     pub(crate) fn insert(&self, kind: Kind, parent: u64, handle: u64) -> Result<u64, Error> {
         let mut state = self.state.lock();
         if state.live >= self.limit {
-            return Err(Error::Limit { what: "live objects", limit: u64::from(self.limit) });
+            return Err(Error::Limit {
+                what: "live objects",
+                limit: u64::from(self.limit),
+            });
         }
         let index = match state.free.pop() {
             Some(index) => index,
             None => {
                 let index = state.used;
-                let chunk = self.chunks.get(index as usize / CHUNK).ok_or(Error::Limit {
-                    what: "live objects",
-                    limit: u64::from(self.limit),
-                })?;
+                let chunk = self
+                    .chunks
+                    .get(index as usize / CHUNK)
+                    .ok_or(Error::Limit {
+                        what: "live objects",
+                        limit: u64::from(self.limit),
+                    })?;
                 chunk.get_or_init(|| (0..CHUNK).map(|_| Slot::default()).collect());
                 state.used += 1;
                 index
             }
         };
-        let slot = self.slot(index).ok_or(Error::Nonsense("an object slot is missing"))?;
+        let slot = self
+            .slot(index)
+            .ok_or(Error::Nonsense("an object slot is missing"))?;
         // 24 bits of generation; zero is skipped so that no token is small.
         let generation = (slot.generation.load(Ordering::Relaxed) + 1) & 0xff_ffff;
         let generation = generation.max(1);
@@ -115,7 +123,9 @@ impl Objects {
 
     /// The token names nothing from now on; true if it named something.
     pub(crate) fn remove(&self, token: u64) -> bool {
-        let Some(slot) = self.of(token) else { return false };
+        let Some(slot) = self.of(token) else {
+            return false;
+        };
         if token == 0
             || slot
                 .token

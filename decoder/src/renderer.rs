@@ -42,7 +42,11 @@ impl Renderer {
             unsafe { destroy(instance, std::ptr::null()) };
         }
         let picked = result?;
-        tracing::info!(device = picked.name, driver = picked.driver, "Vulkan driver loaded");
+        tracing::info!(
+            device = picked.name,
+            driver = picked.driver,
+            "Vulkan driver loaded"
+        );
         Ok(Arc::new(Self {
             loader,
             device_name: picked.name,
@@ -58,7 +62,10 @@ impl Renderer {
 
     fn pick(loader: &Loader, instance: VkInstance, fns: &InstanceFns) -> Result<Picked, Error> {
         let mut best: Option<(u32, Picked)> = None;
-        for (index, device) in driver::physical_devices(fns, instance)?.into_iter().enumerate() {
+        for (index, device) in driver::physical_devices(fns, instance)?
+            .into_iter()
+            .enumerate()
+        {
             let properties = driver::properties(fns, device);
             let name = driver::text(&properties.deviceName);
             let driver_name = driver_name(fns, device);
@@ -206,7 +213,9 @@ fn importable(
         unsafe { f(physical, &raw mut properties) };
     }
     let alignment = host.minImportedHostPointerAlignment.max(4096);
-    let create = fns.vkCreateDevice.ok_or(Error::NoSuchFunction("vkCreateDevice"))?;
+    let create = fns
+        .vkCreateDevice
+        .ok_or(Error::NoSuchFunction("vkCreateDevice"))?;
     let priority = 1.0f32;
     let queue = VkDeviceQueueCreateInfo {
         sType: VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
@@ -225,10 +234,12 @@ fn importable(
     };
     let mut device = VkDevice(0);
     // SAFETY: the structs live through the call.
-    let result =
-        unsafe { create(physical, &raw const info, std::ptr::null(), &raw mut device) };
+    let result = unsafe { create(physical, &raw const info, std::ptr::null(), &raw mut device) };
     if result != VK_SUCCESS {
-        return Err(Error::Driver { what: "making a device to ask about memory", result });
+        return Err(Error::Driver {
+            what: "making a device to ask about memory",
+            result,
+        });
     }
     let fns = loader.device_fns(instance, device)?;
     let mut found = VkMemoryHostPointerPropertiesEXT {

@@ -49,7 +49,9 @@ struct Wait {
 
 impl std::fmt::Debug for Signals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signals").field("waiting", &self.waiting).finish_non_exhaustive()
+        f.debug_struct("Signals")
+            .field("waiting", &self.waiting)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,10 +87,20 @@ impl Signals {
             if let Some((queue_token, queue)) = queue {
                 return self.chase(context, &device, queue_token, &queue, done);
             }
-            self.state.lock().fences.entry(token).or_default().push(done);
+            self.state
+                .lock()
+                .fences
+                .entry(token)
+                .or_default()
+                .push(done);
         } else {
             let semaphore = context.objects.resolve(Kind::Semaphore, token)?;
-            self.state.lock().semaphores.entry(semaphore).or_default().push(done);
+            self.state
+                .lock()
+                .semaphores
+                .entry(semaphore)
+                .or_default()
+                .push(done);
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Ok(())
@@ -104,32 +116,57 @@ impl Signals {
         done: Done,
     ) -> Result<(), Error> {
         let fns = &device.fns;
-        let create = fns.vkCreateFence.ok_or(Error::NoSuchFunction("vkCreateFence"))?;
-        let submit = fns.vkQueueSubmit.ok_or(Error::NoSuchFunction("vkQueueSubmit"))?;
-        let info =
-            VkFenceCreateInfo { sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO, ..zeroed() };
+        let create = fns
+            .vkCreateFence
+            .ok_or(Error::NoSuchFunction("vkCreateFence"))?;
+        let submit = fns
+            .vkQueueSubmit
+            .ok_or(Error::NoSuchFunction("vkQueueSubmit"))?;
+        let info = VkFenceCreateInfo {
+            sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO,
+            ..zeroed()
+        };
         let mut fence = VkFence(0);
         // SAFETY: the struct lives through the call.
-        let result =
-            unsafe { create(device.handle, &raw const info, std::ptr::null(), &raw mut fence) };
+        let result = unsafe {
+            create(
+                device.handle,
+                &raw const info,
+                std::ptr::null(),
+                &raw mut fence,
+            )
+        };
         if result != VK_SUCCESS {
             done();
-            return Err(Error::Driver { what: "making a fence", result });
+            return Err(Error::Driver {
+                what: "making a fence",
+                result,
+            });
         }
         let guard = queue.lock.lock();
         // SAFETY: the queue is live and locked; the fence is ours.
         let result = unsafe { submit(queue.handle, 0, std::ptr::null(), fence) };
         drop(guard);
-        let wait = Wait { device: Arc::clone(device), fence, done };
+        let wait = Wait {
+            device: Arc::clone(device),
+            fence,
+            done,
+        };
         if result != VK_SUCCESS {
             wait.finish();
-            return Err(Error::Driver { what: "submitting a fence", result });
+            return Err(Error::Driver {
+                what: "submitting a fence",
+                result,
+            });
         }
         let mut state = self.state.lock();
         let (sender, _) = state.threads.entry(queue_token).or_insert_with(|| {
             let (sender, receiver) = channel();
             let context = Arc::clone(context);
-            (sender, std::thread::spawn(move || wait_all(&context, &receiver)))
+            (
+                sender,
+                std::thread::spawn(move || wait_all(&context, &receiver)),
+            )
         });
         if let Err(unsent) = sender.send(wait) {
             unsent.0.finish();
@@ -175,7 +212,13 @@ impl Signals {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let due: Vec<Done> = self.state.lock().semaphores.drain().flat_map(|(_, d)| d).collect();
+        let due: Vec<Done> = self
+            .state
+            .lock()
+            .semaphores
+            .drain()
+            .flat_map(|(_, d)| d)
+            .collect();
         self.finish(due);
     }
 
@@ -193,7 +236,12 @@ impl Signals {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let due = self.state.lock().semaphores.remove(&semaphore.0).unwrap_or_default();
+        let due = self
+            .state
+            .lock()
+            .semaphores
+            .remove(&semaphore.0)
+            .unwrap_or_default();
         self.finish(due);
     }
 

@@ -28,7 +28,9 @@ pub struct Stream {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("packets", &self.packets).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("packets", &self.packets)
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,7 +73,10 @@ impl Stream {
             input.drain(..read);
         }
         self.input = input;
-        context.counters.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+        context
+            .counters
+            .bytes_in
+            .fetch_add(read as u64, Ordering::Relaxed);
         if let Err(error) = &result {
             context.poison(&error.to_string());
         }
@@ -86,7 +91,9 @@ impl Stream {
     ) -> Result<(), Error> {
         if !self.greeted {
             // The client's flags, a word that stands before the first packet.
-            let Some((_, tail)) = rest.split_first_chunk::<4>() else { return Ok(()) };
+            let Some((_, tail)) = rest.split_first_chunk::<4>() else {
+                return Ok(());
+            };
             *rest = tail;
             self.greeted = true;
         }
@@ -95,8 +102,15 @@ impl Stream {
             if !(HEADER..=MAX).contains(&size) {
                 return Err(Error::BadSize(header.size));
             }
-            let Some((packet, tail)) = rest.split_at_checked(size) else { return Ok(()) };
-            self.packet(context, header.opcode, packet.get(HEADER..).unwrap_or_default(), replies)?;
+            let Some((packet, tail)) = rest.split_at_checked(size) else {
+                return Ok(());
+            };
+            self.packet(
+                context,
+                header.opcode,
+                packet.get(HEADER..).unwrap_or_default(),
+                replies,
+            )?;
             *rest = tail;
         }
         Ok(())
@@ -138,7 +152,10 @@ impl Stream {
         self.packets += 1;
         context.counters.packets.fetch_add(1, Ordering::Relaxed);
         if !self.reply.is_empty() {
-            context.counters.bytes_out.fetch_add(self.reply.len() as u64, Ordering::Relaxed);
+            context
+                .counters
+                .bytes_out
+                .fetch_add(self.reply.len() as u64, Ordering::Relaxed);
             replies.send(&self.reply)?;
         }
         Ok(())
@@ -160,7 +177,14 @@ impl Engine {
     fn new(context: Arc<Context>) -> Self {
         let staged = Arena::new();
         staged.set_allocation_limit(Some(ARENA_LIMIT));
-        Self { context, turn: None, instance: None, device: None, queue: None, staged }
+        Self {
+            context,
+            turn: None,
+            instance: None,
+            device: None,
+            queue: None,
+            staged,
+        }
     }
 
     /// The current packet is done with the order of its process.
@@ -375,7 +399,9 @@ pub(crate) fn stage<C: Command>(
 /// The count behind an output pointer; 0 when there is none.
 pub(crate) fn count<T: Copy + TryInto<usize>>(p: *const T) -> usize {
     // SAFETY: null, or placed by decoding.
-    unsafe { p.as_ref() }.and_then(|n| (*n).try_into().ok()).unwrap_or(0)
+    unsafe { p.as_ref() }
+        .and_then(|n| (*n).try_into().ok())
+        .unwrap_or(0)
 }
 
 /// A count inside a decoded struct.

@@ -8,8 +8,12 @@ use crate::types::*;
 /// The struct's pointers are valid or null.
 pub(crate) unsafe fn has_rasterization(info: &VkGraphicsPipelineCreateInfo) -> bool {
     // SAFETY: the caller's promise.
-    let (state, dynamic) =
-        unsafe { (info.pRasterizationState.as_ref(), info.pDynamicState.as_ref()) };
+    let (state, dynamic) = unsafe {
+        (
+            info.pRasterizationState.as_ref(),
+            info.pDynamicState.as_ref(),
+        )
+    };
     if state.is_some_and(|s| s.rasterizerDiscardEnable == 0) {
         return true;
     }

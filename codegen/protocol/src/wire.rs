@@ -222,7 +222,10 @@ enum What<'a> {
 ///
 /// Three ways to use one: [`Reader::request`] places what pointers point to in an arena,
 /// [`Reader::reply`] fills what the caller's pointers point to, [`Reader::arbitrary`] makes values up.
-#[allow(missing_debug_implementations, reason = "its parts are borrowed trait objects")]
+#[allow(
+    missing_debug_implementations,
+    reason = "its parts are borrowed trait objects"
+)]
 pub struct Reader<'a> {
     rest: &'a [u8],
     arena: &'a Arena,
@@ -264,18 +267,29 @@ impl<'a> Reader<'a> {
         handles: &'a dyn Handles,
         command_buffer: (u64, u64),
     ) -> Self {
-        Self { staged: Some(command_buffer), ..Self::request(bytes, arena, handles) }
+        Self {
+            staged: Some(command_buffer),
+            ..Self::request(bytes, arena, handles)
+        }
     }
 
     /// Reads a reply into where the request's output pointers point.
     pub fn reply(bytes: &'a [u8], arena: &'a Arena, handles: &'a dyn Handles) -> Self {
-        Self { in_place: true, ..Self::request(bytes, arena, handles) }
+        Self {
+            in_place: true,
+            ..Self::request(bytes, arena, handles)
+        }
     }
 
     /// Makes values up, always the same for the same seed.
     pub fn arbitrary(seed: u64, arena: &'a Arena) -> Self {
-        let made = Made { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 };
-        Self { made: Some(made), ..Self::request(&[], arena, &Exact) }
+        let made = Made {
+            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        };
+        Self {
+            made: Some(made),
+            ..Self::request(&[], arena, &Exact)
+        }
     }
 
     /// Remembers the flag values and chain sizes it meets, for [`Writer::replay`].
@@ -301,7 +315,11 @@ impl<'a> Reader<'a> {
     /// [`DecodeError::Surplus`].
     #[inline]
     pub fn end(&self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Surplus(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Surplus(self.rest.len()))
+        }
     }
 
     #[inline]
@@ -363,12 +381,14 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn callbacks(&mut self) -> Result<(), DecodeError> {
         let value = u64::from_be_bytes(self.take(What::Exactly(&[0; 8]))?);
-        if value == 0 { Ok(()) } else { Err(DecodeError::Callbacks) }
+        if value == 0 {
+            Ok(())
+        } else {
+            Err(DecodeError::Callbacks)
+        }
     }
 
-    pub(crate) fn function(
-        &mut self,
-    ) -> Result<Option<unsafe extern "system" fn()>, DecodeError> {
+    pub(crate) fn function(&mut self) -> Result<Option<unsafe extern "system" fn()>, DecodeError> {
         let value = u64::from_be_bytes(self.take(What::Any)?);
         if !self.exact {
             return Ok(None);
@@ -453,7 +473,11 @@ impl<'a> Reader<'a> {
         if self.in_place {
             // SAFETY: the caller's promise.
             let p = unsafe { *slot };
-            return if p.is_null() && n > 0 { Err(DecodeError::NoRoom) } else { Ok(p) };
+            return if p.is_null() && n > 0 {
+                Err(DecodeError::NoRoom)
+            } else {
+                Ok(p)
+            };
         }
         if n == 0 {
             return Ok(ptr::null_mut());
@@ -462,7 +486,10 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Truncated);
         }
         let layout = Layout::array::<T>(n).map_err(|_| DecodeError::OutOfMemory)?;
-        let p = self.arena.try_alloc_layout(layout).map_err(|_| DecodeError::OutOfMemory)?;
+        let p = self
+            .arena
+            .try_alloc_layout(layout)
+            .map_err(|_| DecodeError::OutOfMemory)?;
         let p = p.as_ptr().cast::<T>();
         // SAFETY: the arena gave room for n values; the caller's slot is valid.
         unsafe {
@@ -500,7 +527,10 @@ impl<'a> Reader<'a> {
             made.fill(to, What::Any, 0);
             return Ok(());
         }
-        let (head, rest) = self.rest.split_at_checked(n).ok_or(DecodeError::Truncated)?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(n)
+            .ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         // SAFETY: the caller's promise; the source is a private copy.
         unsafe { ptr::copy_nonoverlapping(head.as_ptr(), to, n) };
@@ -525,10 +555,7 @@ impl<'a> Reader<'a> {
 
     /// # Safety
     /// As [`Reader::place`].
-    pub(crate) unsafe fn size_counter(
-        &mut self,
-        slot: *mut *mut usize,
-    ) -> Result<(), DecodeError> {
+    pub(crate) unsafe fn size_counter(&mut self, slot: *mut *mut usize) -> Result<(), DecodeError> {
         // SAFETY: the caller's promise.
         let p = unsafe { self.place(slot, 1, 8)? };
         let value = self.count_size()?;
@@ -657,9 +684,9 @@ impl<'a> Reader<'a> {
         if self.made.is_none() && n > self.rest.len() {
             return Err(DecodeError::Truncated);
         }
-        let text = self.arena.try_alloc_layout(
-            Layout::array::<u8>(n + 1).map_err(|_| DecodeError::OutOfMemory)?,
-        );
+        let text = self
+            .arena
+            .try_alloc_layout(Layout::array::<u8>(n + 1).map_err(|_| DecodeError::OutOfMemory)?);
         let text = text.map_err(|_| DecodeError::OutOfMemory)?.as_ptr();
         // SAFETY: the arena gave n + 1 bytes.
         unsafe {
@@ -762,7 +789,11 @@ impl<'a> Reader<'a> {
     /// A returned count must fit the room that the request stated.
     pub(crate) fn fits(&self, n: usize, room: usize) -> Result<(), DecodeError> {
         // With no array behind it the count is free.
-        if n > room && room > 0 && self.in_place { Err(DecodeError::NoRoom) } else { Ok(()) }
+        if n > room && room > 0 && self.in_place {
+            Err(DecodeError::NoRoom)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -854,7 +885,10 @@ impl Made {
 }
 
 /// Appends values to bytes.
-#[allow(missing_debug_implementations, reason = "its parts are borrowed trait objects")]
+#[allow(
+    missing_debug_implementations,
+    reason = "its parts are borrowed trait objects"
+)]
 pub struct Writer<'a> {
     buf: &'a mut Vec<u8>,
     handles: &'a dyn Handles,
@@ -868,7 +902,14 @@ impl<'a> Writer<'a> {
     /// Appends to `buf`.
     #[inline]
     pub fn new(buf: &'a mut Vec<u8>, handles: &'a dyn Handles) -> Self {
-        Self { buf, handles, exact: handles.exact(), out: false, staged: false, replay: None }
+        Self {
+            buf,
+            handles,
+            exact: handles.exact(),
+            out: false,
+            staged: false,
+            replay: None,
+        }
     }
 
     /// Leaves command buffers out: the form of a recording.
@@ -925,7 +966,11 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn function(&mut self, value: Option<unsafe extern "system" fn()>) {
-        let value = if self.exact { value.map_or(0, |f| f as usize as u64) } else { 0 };
+        let value = if self.exact {
+            value.map_or(0, |f| f as usize as u64)
+        } else {
+            0
+        };
         self.put(value.to_be_bytes());
     }
 
@@ -1023,7 +1068,11 @@ impl<'a> Writer<'a> {
             return;
         }
         // SAFETY: the caller's promise.
-        let text = if p.is_null() { &[] } else { unsafe { std::ffi::CStr::from_ptr(p) }.to_bytes() };
+        let text = if p.is_null() {
+            &[]
+        } else {
+            unsafe { std::ffi::CStr::from_ptr(p) }.to_bytes()
+        };
         self.be32(text.len() as u32);
         self.buf.extend_from_slice(text);
     }

@@ -25,7 +25,10 @@ fn records(path: &Path) -> Vec<Record> {
     let mut rest = bytes.as_slice();
     while let [dir, _kind, _, _, a, b, c, d, tail @ ..] = rest {
         let (bytes, next) = tail.split_at(u32::from_le_bytes([*a, *b, *c, *d]) as usize);
-        records.push(Record { from_host: *dir == 1, bytes: bytes.to_vec() });
+        records.push(Record {
+            from_host: *dir == 1,
+            bytes: bytes.to_vec(),
+        });
         rest = next;
     }
     records
@@ -129,13 +132,19 @@ fn check_file(path: &Path) -> usize {
             };
         }
         asgard_protocol::for_each_command!(unnumbered);
-        let reply = replies.next_if(|(at, _)| *at == end).map(|(_, r)| r).unwrap_or_default();
+        let reply = replies
+            .next_if(|(at, _)| *at == end)
+            .map(|(_, r)| r)
+            .unwrap_or_default();
         if end == to_host.len() && reply.is_empty() && name == "vkQueueWaitIdle" {
             // A recording that ends before its last reply.
             break;
         }
         if let Err(error) = packet(header.opcode, &to_host[at + head..end], &reply, false) {
-            panic!("{}: packet {count} at byte {at}, {name}: {error}", path.display());
+            panic!(
+                "{}: packet {count} at byte {at}, {name}: {error}",
+                path.display()
+            );
         }
         at = end;
         count += 1;
@@ -146,7 +155,9 @@ fn check_file(path: &Path) -> usize {
 
 fn folders() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streams");
-    std::iter::once(own).chain(std::env::var_os("ASGARD_STREAMS").map(PathBuf::from)).collect()
+    std::iter::once(own)
+        .chain(std::env::var_os("ASGARD_STREAMS").map(PathBuf::from))
+        .collect()
 }
 
 #[test]

@@ -42,7 +42,9 @@ fn write_struct(out: &mut Out, model: &Model, s: &Struct) {
     out.line(format!("const MIN: usize = {};", min.join(" + ")));
     let stype = s.stype().unwrap_or("-1");
     out.line(format!("const STYPE: i32 = {stype};"));
-    out.line("unsafe fn decode(o: *mut Self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {");
+    out.line(
+        "unsafe fn decode(o: *mut Self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {",
+    );
     for word in &s.prefix {
         out.line(format!("let {word} = r.be32()? != 0;"));
     }
@@ -64,7 +66,9 @@ fn write_struct(out: &mut Out, model: &Model, s: &Struct) {
 }
 
 fn write_union(out: &mut Out, model: &Model, s: &Struct) {
-    let Some(first) = s.fields.first() else { return };
+    let Some(first) = s.fields.first() else {
+        return;
+    };
     let min = match &first.wire {
         Wire::Struct(name) => format!("<{name} as Wire>::MIN"),
         Wire::Raw => format!("size_of::<{}>()", first.rust),
@@ -74,7 +78,9 @@ fn write_union(out: &mut Out, model: &Model, s: &Struct) {
     out.line(format!("unsafe impl Wire for {} {{", s.name));
     out.line(format!("const MIN: usize = {min};"));
     out.line("const STYPE: i32 = -1;");
-    out.line("unsafe fn decode(o: *mut Self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {");
+    out.line(
+        "unsafe fn decode(o: *mut Self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {",
+    );
     decode_field(out, model, first, "(*o).", false);
     out.line("Ok(())");
     out.line("} }");
@@ -82,9 +88,11 @@ fn write_union(out: &mut Out, model: &Model, s: &Struct) {
     encode_field(out, model, first, "self.");
     out.line("} }");
     out.line("}");
-    let selected = model.structs.iter().flat_map(|o| &o.fields).any(
-        |f| matches!(&f.wire, Wire::Union { name, selector: Some(_) } if *name == s.name),
-    );
+    let selected = model
+        .structs
+        .iter()
+        .flat_map(|o| &o.fields)
+        .any(|f| matches!(&f.wire, Wire::Union { name, selector: Some(_) } if *name == s.name));
     if !selected {
         return;
     }
@@ -92,12 +100,18 @@ fn write_union(out: &mut Out, model: &Model, s: &Struct) {
     out.line(format!("impl {} {{", s.name));
     out.line("/// Decodes the member that `selector` selects; none when it selects none.");
     out.line("pub(crate) unsafe fn decode_selected(o: *mut Self, selector: i64, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {");
-    select(out, model, s, |out, field| decode_field(out, model, field, "(*o).", false));
+    select(out, model, s, |out, field| {
+        decode_field(out, model, field, "(*o).", false)
+    });
     out.line("Ok(())");
     out.line("} }");
     out.line("/// Encodes the member that `selector` selects; nothing when it selects none.");
-    out.line("pub(crate) unsafe fn encode_selected(&self, selector: i64, w: &mut Writer<'_>) { unsafe {");
-    select(out, model, s, |out, field| encode_field(out, model, field, "self."));
+    out.line(
+        "pub(crate) unsafe fn encode_selected(&self, selector: i64, w: &mut Writer<'_>) { unsafe {",
+    );
+    select(out, model, s, |out, field| {
+        encode_field(out, model, field, "self.")
+    });
     out.line("} }");
     out.line("}");
 }
@@ -137,25 +151,36 @@ pub(super) fn chain(model: &Model) -> String {
     out.line("match (root, stype) {");
     for (root, number, name) in &model.legacy_stypes {
         let root = model.get(root).and_then(Struct::stype).unwrap_or("-1");
-        out.line(format!("({root}, {number}) => return r.link::<{name}>(slot, false),"));
+        out.line(format!(
+            "({root}, {number}) => return r.link::<{name}>(slot, false),"
+        ));
     }
     out.line("_ => {}");
     out.line("}");
     out.line("match stype {");
     for s in &chained {
         let stype = s.stype().unwrap_or_default();
-        out.line(format!("{stype} => r.link::<{}>(slot, {}),", s.name, s.dropped.is_none()));
+        out.line(format!(
+            "{stype} => r.link::<{}>(slot, {}),",
+            s.name,
+            s.dropped.is_none()
+        ));
     }
     out.line("_ => Err(DecodeError::UnknownStructure(stype)),");
     out.line("}");
     out.line("} }");
-    out.line("/// Encodes the first struct of the chain that has an encoding, and with it the rest.");
+    out.line(
+        "/// Encodes the first struct of the chain that has an encoding, and with it the rest.",
+    );
     out.line("pub(crate) unsafe fn encode(mut p: *const Base, w: &mut Writer<'_>) { unsafe {");
     out.line("while !p.is_null() {");
     out.line("match (*p).s_type {");
     for s in &chained {
         let stype = s.stype().unwrap_or_default();
-        out.line(format!("{stype} => return w.link(&*p.cast::<{}>()),", s.name));
+        out.line(format!(
+            "{stype} => return w.link(&*p.cast::<{}>()),",
+            s.name
+        ));
     }
     out.line("_ => p = (*p).next,");
     out.line("}");
@@ -207,9 +232,20 @@ pub fn command(model: &Model, c: &Command) -> String {
 
 fn write_command(out: &mut Out, model: &Model, c: &Command) {
     let staged = c.on_command_buffer();
-    let alias = c.alias.as_ref().map(|a| format!(", an alias of `{a}`")).unwrap_or_default();
-    let reply = if c.has_reply() { "answered" } else { "not answered" };
-    out.line(format!("/// `{}`, opcode {}, {reply}{alias}.", c.name, c.opcode));
+    let alias = c
+        .alias
+        .as_ref()
+        .map(|a| format!(", an alias of `{a}`"))
+        .unwrap_or_default();
+    let reply = if c.has_reply() {
+        "answered"
+    } else {
+        "not answered"
+    };
+    out.line(format!(
+        "/// `{}`, opcode {}, {reply}{alias}.",
+        c.name, c.opcode
+    ));
     out.line("#[repr(C)]");
     out.line("#[derive(Clone, Copy, Debug)]");
     out.line(format!("pub struct {} {{", c.name));
@@ -231,8 +267,13 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     let r = if quiet { "_r" } else { "r" };
     let w = if quiet { "_w" } else { "w" };
     out.line("#[inline]");
-    out.line(format!("unsafe fn decode_request({r}: &mut Reader<'_>) -> Result<Self, DecodeError> {{ unsafe {{"));
-    out.line(format!("let {}c: Self = zeroed();", if quiet { "" } else { "mut " }));
+    out.line(format!(
+        "unsafe fn decode_request({r}: &mut Reader<'_>) -> Result<Self, DecodeError> {{ unsafe {{"
+    ));
+    out.line(format!(
+        "let {}c: Self = zeroed();",
+        if quiet { "" } else { "mut " }
+    ));
     for p in &c.params {
         if p.out {
             out.line("r.begin_out();");
@@ -244,7 +285,9 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     }
     out.line("Ok(c)");
     out.line("} }");
-    out.line(format!("unsafe fn encode_request(&self, {w}: &mut Writer<'_>) {{ unsafe {{"));
+    out.line(format!(
+        "unsafe fn encode_request(&self, {w}: &mut Writer<'_>) {{ unsafe {{"
+    ));
     for (i, p) in c.params.iter().enumerate() {
         if staged && i == 0 {
             out.line(format!("w.command_buffer(self.{}.0);", ident(&p.name)));
@@ -263,7 +306,10 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     let silent = outs.is_empty() && c.ret_wire.is_none();
     let (r, w) = if silent { ("_r", "_w") } else { ("r", "w") };
     let ret = if c.ret_wire.is_none() { "_ret" } else { "ret" };
-    out.line(format!("unsafe fn encode_reply(&self, {ret}: {}, {w}: &mut Writer<'_>) {{ unsafe {{", c.ret));
+    out.line(format!(
+        "unsafe fn encode_reply(&self, {ret}: {}, {w}: &mut Writer<'_>) {{ unsafe {{",
+        c.ret
+    ));
     for p in &outs {
         encode_field(out, model, p, "self.");
     }
@@ -301,7 +347,10 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
 fn capacities(outs: &[&Field]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for p in outs {
-        if let Wire::Pointer { len: Len::Deref(name), .. } = &p.wire
+        if let Wire::Pointer {
+            len: Len::Deref(name),
+            ..
+        } = &p.wire
             && outs.iter().any(|o| o.name == *name)
             && !names.contains(name)
         {
@@ -320,9 +369,10 @@ fn token(p: &Field, staged: bool) -> Option<(String, &'static str)> {
         Wire::Handle { kind, .. } if !staged || kind == "CommandBuffer" => {
             Some((format!("{}_token", p.name), "u64"))
         }
-        Wire::Pointer { target: Target::Handle(_), .. } if !staged => {
-            Some((format!("{}_tokens", p.name), "*const u64"))
-        }
+        Wire::Pointer {
+            target: Target::Handle(_),
+            ..
+        } if !staged => Some((format!("{}_tokens", p.name), "*const u64")),
         _ => None,
     }
 }
@@ -334,7 +384,11 @@ fn decode_param(out: &mut Out, model: &Model, p: &Field, staged: bool) {
     };
     match &p.wire {
         Wire::Handle { kind, .. } => {
-            let read = if staged { "r.command_buffer()?".to_owned() } else { format!("r.object(Kind::{kind})?") };
+            let read = if staged {
+                "r.command_buffer()?".to_owned()
+            } else {
+                format!("r.object(Kind::{kind})?")
+            };
             out.line(format!("(c.{name}.0, c.{token}) = {read};"));
         }
         _ => decode_field(out, model, p, "c.", true),
@@ -352,7 +406,9 @@ fn len(len: &Len, place: &str) -> String {
             let mut out = String::new();
             for part in text.split('{') {
                 match part.split_once('}') {
-                    Some((name, rest)) => out += &format!("({place}{} as usize){rest}", ident(name)),
+                    Some((name, rest)) => {
+                        out += &format!("({place}{} as usize){rest}", ident(name))
+                    }
                     None => out += part,
                 }
             }
@@ -364,8 +420,11 @@ fn len(len: &Len, place: &str) -> String {
 fn condition(model: &Model, cond: &Cond, place: &str) -> String {
     match cond {
         Cond::OneOf(field, values) => {
-            let numbers: Vec<String> =
-                values.iter().filter_map(|v| model.value(v)).map(|n| n.to_string()).collect();
+            let numbers: Vec<String> = values
+                .iter()
+                .filter_map(|v| model.value(v))
+                .map(|n| n.to_string())
+                .collect();
             format!("matches!({place}{}, {})", ident(field), numbers.join(" | "))
         }
         Cond::Without(field, bit) => format!("{place}{} & {bit} == 0", ident(field)),
@@ -381,9 +440,16 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
             if let Some(stype) = &f.stype {
                 out.line(format!("{at} = r.stype({stype})?;"));
             } else if !f.picks.is_empty() {
-                let picks: Vec<String> =
-                    f.picks.iter().filter_map(|v| model.value(v)).map(|n| n.to_string()).collect();
-                out.line(format!("{at} = r.pick(&[{}])? as {prim};", picks.join(", ")));
+                let picks: Vec<String> = f
+                    .picks
+                    .iter()
+                    .filter_map(|v| model.value(v))
+                    .map(|n| n.to_string())
+                    .collect();
+                out.line(format!(
+                    "{at} = r.pick(&[{}])? as {prim};",
+                    picks.join(", ")
+                ));
             } else if f.counts {
                 out.line(format!("{at} = r.count_{prim}()?;"));
             } else {
@@ -393,16 +459,28 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
         Wire::Size if f.counts => out.line(format!("{at} = r.count_size()?;")),
         Wire::Size => out.line(format!("{at} = r.size()?;")),
         Wire::Function => out.line(format!("{at} = r.function()?;")),
-        Wire::Handle { kind, lenient: true } => {
+        Wire::Handle {
+            kind,
+            lenient: true,
+        } => {
             out.line(format!("{at}.0 = r.handle_or_null(Kind::{kind})?;"));
         }
         Wire::Handle { kind, .. } => out.line(format!("{at}.0 = r.handle(Kind::{kind})?;")),
-        Wire::Struct(s) | Wire::Union { name: s, selector: None } => {
+        Wire::Struct(s)
+        | Wire::Union {
+            name: s,
+            selector: None,
+        } => {
             out.line(format!("{s}::decode(&raw mut {at}, r)?;"));
         }
-        Wire::Union { name, selector: Some(selector) } => {
+        Wire::Union {
+            name,
+            selector: Some(selector),
+        } => {
             let selector = format!("i64::from({place}{})", ident(selector));
-            out.line(format!("{name}::decode_selected(&raw mut {at}, {selector}, r)?;"));
+            out.line(format!(
+                "{name}::decode_selected(&raw mut {at}, {selector}, r)?;"
+            ));
         }
         Wire::Raw => out.line(format!("r.raw(&raw mut {at})?;")),
         Wire::Structs(_) => out.line(format!("r.each(&raw mut {at})?;")),
@@ -411,15 +489,25 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
             out.line(format!("r.string((&raw mut {at}).cast(), {optional})?;"));
         }
         Wire::Strs(count) => {
-            out.line(format!("r.strings((&raw mut {at}).cast(), {})?;", len(count, place)));
+            out.line(format!(
+                "r.strings((&raw mut {at}).cast(), {})?;",
+                len(count, place)
+            ));
         }
         Wire::Callbacks => out.line("r.callbacks()?;"),
         Wire::Nothing | Wire::Foreign(_) => {}
-        Wire::Pointer { optional, target, len: count, cond } => {
+        Wire::Pointer {
+            optional,
+            target,
+            len: count,
+            cond,
+        } => {
             let n = len(count, place);
             let slot = format!("(&raw mut {at}).cast()");
             let body = match target {
-                Target::Plain(prim) if f.counts => format!("r.counter::<{}>({slot})?;", prim.rust()),
+                Target::Plain(prim) if f.counts => {
+                    format!("r.counter::<{}>({slot})?;", prim.rust())
+                }
                 Target::Plain(prim) => format!("r.scalars::<{}>({slot}, {n})?;", prim.rust()),
                 Target::Size if f.counts => format!("r.size_counter({slot})?;"),
                 Target::Size => format!("r.sizes({slot}, {n})?;"),
@@ -453,8 +541,14 @@ fn encode_field(out: &mut Out, model: &Model, f: &Field, place: &str) {
         Wire::Struct(_) | Wire::Union { selector: None, .. } => {
             out.line(format!("Wire::encode(&{at}, w);"));
         }
-        Wire::Union { selector: Some(selector), .. } => {
-            out.line(format!("{at}.encode_selected(i64::from({place}{}), w);", ident(selector)));
+        Wire::Union {
+            selector: Some(selector),
+            ..
+        } => {
+            out.line(format!(
+                "{at}.encode_selected(i64::from({place}{}), w);",
+                ident(selector)
+            ));
         }
         Wire::Raw => out.line(format!("w.raw(&raw const {at});")),
         Wire::Structs(_) => out.line(format!("w.each(&{at});")),
@@ -463,10 +557,17 @@ fn encode_field(out: &mut Out, model: &Model, f: &Field, place: &str) {
         Wire::Strs(count) => out.line(format!("w.strings({at}, {});", len(count, place))),
         Wire::Callbacks => out.line("w.callbacks();"),
         Wire::Nothing | Wire::Foreign(_) => {}
-        Wire::Pointer { optional, target, len: count, cond } => {
+        Wire::Pointer {
+            optional,
+            target,
+            len: count,
+            cond,
+        } => {
             let n = len(count, place);
             let body = match target {
-                Target::Plain(_) | Target::Bytes => format!("w.scalars({at}.cast::<{}>(), {n});", element(target)),
+                Target::Plain(_) | Target::Bytes => {
+                    format!("w.scalars({at}.cast::<{}>(), {n});", element(target))
+                }
                 Target::Size => format!("w.sizes({at}, {n});"),
                 Target::Handle(kind) => format!("w.handles({at}.cast(), {n}, Kind::{kind});"),
                 Target::Struct(_) | Target::Union(_) => format!("w.array({at}, {n});"),
@@ -477,7 +578,9 @@ fn encode_field(out: &mut Out, model: &Model, f: &Field, place: &str) {
                 (false, None) => out.line(body),
                 (true, None) => out.line(format!("if w.flag({at}.cast()) {{ {body} }}")),
                 (false, Some(cond)) => out.line(format!("if {cond} {{ {body} }}")),
-                (true, Some(cond)) => out.line(format!("if w.flag({at}.cast()) && {cond} {{ {body} }}")),
+                (true, Some(cond)) => {
+                    out.line(format!("if w.flag({at}.cast()) && {cond} {{ {body} }}"))
+                }
             }
         }
     }

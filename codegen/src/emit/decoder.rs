@@ -15,7 +15,9 @@ pub(super) fn dispatch(model: &Model) -> String {
     }
     for (noun, commands) in &nouns {
         let noun_text = noun.replace('_', " ");
-        out.line(format!("/// What guests do with a {noun_text}; a default body is the plain driver call."));
+        out.line(format!(
+            "/// What guests do with a {noun_text}; a default body is the plain driver call."
+        ));
         out.line(format!("pub(crate) trait {}: Host {{", trait_name(noun)));
         for c in commands {
             method(&mut out, c);
@@ -27,11 +29,17 @@ pub(super) fn dispatch(model: &Model) -> String {
     out.line("match opcode {");
     for c in &model.commands {
         if let Some(why) = &c.foreign {
-            out.line(format!("{} => Err(Error::Refused {{ command: \"{}\", why: {why:?} }}),", c.opcode, c.name));
+            out.line(format!(
+                "{} => Err(Error::Refused {{ command: \"{}\", why: {why:?} }}),",
+                c.opcode, c.name
+            ));
         } else if c.on_command_buffer() {
             out.line(format!("{} => run_on_command_buffer(e, r, w, |e, fns, c: &mut p::{1}| e.{1}(fns, c), |c| c.{2}_token),", c.opcode, c.name, c.params[0].name));
         } else {
-            out.line(format!("{} => run(e, r, w, |e, c: &mut p::{1}| e.{1}(c)),", c.opcode, c.name));
+            out.line(format!(
+                "{} => run(e, r, w, |e, c: &mut p::{1}| e.{1}(c)),",
+                c.opcode, c.name
+            ));
         }
     }
     out.line("_ => Err(Error::UnknownOpcode(opcode)),");
@@ -41,23 +49,40 @@ pub(super) fn dispatch(model: &Model) -> String {
     out.line("#[inline]");
     out.line("pub(crate) fn record(e: &mut Engine, fns: &DeviceFns, opcode: u32, r: &mut Reader<'_>) -> Result<(), Error> {");
     out.line("match opcode {");
-    for c in model.commands.iter().filter(|c| c.foreign.is_none() && c.on_command_buffer()) {
+    for c in model
+        .commands
+        .iter()
+        .filter(|c| c.foreign.is_none() && c.on_command_buffer())
+    {
         if c.has_reply() {
             continue;
         }
-        out.line(format!("{} => stage(e, r, |e, c: &mut p::{1}| e.{1}(fns, c)),", c.opcode, c.name));
+        out.line(format!(
+            "{} => stage(e, r, |e, c: &mut p::{1}| e.{1}(fns, c)),",
+            c.opcode, c.name
+        ));
     }
     out.line("_ => Err(Error::NotRecordable(opcode)),");
     out.line("}");
     out.line("}");
-    out.line("/// Destroys what a guest left behind; kinds that die with their parent need nothing.");
+    out.line(
+        "/// Destroys what a guest left behind; kinds that die with their parent need nothing.",
+    );
     out.line("pub(crate) fn destroy_leftover(kind: Kind, device: VkDevice, fns: &DeviceFns, handle: u64) {");
     out.line("match kind {");
-    for c in model.commands.iter().filter(|c| c.alias.is_none() && c.native && c.foreign.is_none()) {
-        if !(c.name.starts_with("vkDestroy") || c.name == "vkFreeMemory") || c.level != Level::Device {
+    for c in model
+        .commands
+        .iter()
+        .filter(|c| c.alias.is_none() && c.native && c.foreign.is_none())
+    {
+        if !(c.name.starts_with("vkDestroy") || c.name == "vkFreeMemory")
+            || c.level != Level::Device
+        {
             continue;
         }
-        let [first, second, third] = c.params.as_slice() else { continue };
+        let [first, second, third] = c.params.as_slice() else {
+            continue;
+        };
         let (Wire::Handle { kind: d, .. }, Wire::Handle { kind, .. }, Wire::Callbacks) =
             (&first.wire, &second.wire, &third.wire)
         else {
@@ -66,9 +91,16 @@ pub(super) fn dispatch(model: &Model) -> String {
         if d != "Device" {
             continue;
         }
-        out.line(format!("Kind::{kind} => if let Some(f) = fns.{} {{", c.name));
-        out.line("// SAFETY: the handle came from this device's driver and nobody uses it any more.");
-        out.line(format!("unsafe {{ f(device, Vk{kind}(handle), std::ptr::null()) }}"));
+        out.line(format!(
+            "Kind::{kind} => if let Some(f) = fns.{} {{",
+            c.name
+        ));
+        out.line(
+            "// SAFETY: the handle came from this device's driver and nobody uses it any more.",
+        );
+        out.line(format!(
+            "unsafe {{ f(device, Vk{kind}(handle), std::ptr::null()) }}"
+        ));
         out.line("},");
     }
     out.line("_ => {}");
@@ -106,21 +138,42 @@ fn trait_name(noun: &str) -> String {
 #[allow(clippy::too_many_lines, reason = "one template, top to bottom")]
 fn method(out: &mut Out, c: &Command) {
     let on_command_buffer = c.on_command_buffer();
-    let fns = if on_command_buffer { "fns: &DeviceFns, " } else { "" };
+    let fns = if on_command_buffer {
+        "fns: &DeviceFns, "
+    } else {
+        ""
+    };
     out.line(format!("/// `{}`.", c.name));
-    let signature = format!("fn {0}(&mut self, {fns}c: &mut p::{0}) -> Result<{1}, Error>", c.name, c.ret);
+    let signature = format!(
+        "fn {0}(&mut self, {fns}c: &mut p::{0}) -> Result<{1}, Error>",
+        c.name, c.ret
+    );
     if let Some(why) = &c.refused {
         out.line(format!("{signature} {{"));
-        out.line(if on_command_buffer { "let _ = (fns, c);" } else { "let _ = c;" });
-        out.line(format!("Err(Error::Refused {{ command: \"{}\", why: {why:?} }})", c.name));
+        out.line(if on_command_buffer {
+            "let _ = (fns, c);"
+        } else {
+            "let _ = c;"
+        });
+        out.line(format!(
+            "Err(Error::Refused {{ command: \"{}\", why: {why:?} }})",
+            c.name
+        ));
         out.line("}");
         return;
     }
     if let Some(target) = &c.alias {
         out.line(format!("{signature} {{"));
-        out.line(format!("// SAFETY: an alias has the parameters of `{target}`, and both structs are repr(C)."));
-        out.line(format!("let c = unsafe {{ &mut *std::ptr::from_mut(c).cast::<p::{target}>() }};"));
-        out.line(format!("self.{target}({}c)", if on_command_buffer { "fns, " } else { "" }));
+        out.line(format!(
+            "// SAFETY: an alias has the parameters of `{target}`, and both structs are repr(C)."
+        ));
+        out.line(format!(
+            "let c = unsafe {{ &mut *std::ptr::from_mut(c).cast::<p::{target}>() }};"
+        ));
+        out.line(format!(
+            "self.{target}({}c)",
+            if on_command_buffer { "fns, " } else { "" }
+        ));
         out.line("}");
         return;
     }
@@ -155,13 +208,21 @@ fn method(out: &mut Out, c: &Command) {
             _ => {}
         }
     }
-    let arguments: Vec<String> = c.params.iter().map(|p| format!("c.{}", ident(&p.name))).collect();
+    let arguments: Vec<String> = c
+        .params
+        .iter()
+        .map(|p| format!("c.{}", ident(&p.name)))
+        .collect();
     let creations: Vec<(&Field, &String, String)> = c
         .params
         .iter()
         .filter(|p| p.out)
         .filter_map(|p| match &p.wire {
-            Wire::Pointer { target: Target::Handle(kind), len, .. } => Some((p, kind, length(len))),
+            Wire::Pointer {
+                target: Target::Handle(kind),
+                len,
+                ..
+            } => Some((p, kind, length(len))),
             _ => None,
         })
         .collect();
@@ -169,13 +230,21 @@ fn method(out: &mut Out, c: &Command) {
     let safety = "// SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.";
     if creations.is_empty() {
         out.line(safety);
-        out.line(if c.ret == "()" { format!("{call};") } else { format!("Ok({call})") });
+        out.line(if c.ret == "()" {
+            format!("{call};")
+        } else {
+            format!("Ok({call})")
+        });
         if c.ret == "()" {
             out.line("Ok(())");
         }
     } else {
         out.line(safety);
-        out.line(if c.ret == "()" { format!("{call};") } else { format!("let ret = {call};") });
+        out.line(if c.ret == "()" {
+            format!("{call};")
+        } else {
+            format!("let ret = {call};")
+        });
         let parent = first
             .filter(|f| matches!(f.wire, Wire::Handle { .. }))
             .map_or("0".to_owned(), |f| format!("c.{}_token", f.name));
@@ -198,7 +267,11 @@ fn length(len: &Len) -> String {
         Len::Const(c) => c.clone(),
         Len::Field(name) => format!("c.{} as usize", ident(name)),
         Len::Deref(name) => format!("count(c.{}.cast_const())", ident(name)),
-        Len::Path(name, field) => format!("count_in(c.{}, |i| i.{} as usize)", ident(name), ident(field)),
+        Len::Path(name, field) => format!(
+            "count_in(c.{}, |i| i.{} as usize)",
+            ident(name),
+            ident(field)
+        ),
         Len::Calc(_) => "0".to_owned(),
     }
 }

@@ -7,21 +7,44 @@ use crate::model::{Command, Level};
 pub(super) fn tables(model: &Model) -> String {
     let mut out = Out::default();
     let native = |level: Level| {
-        model
-            .commands
-            .iter()
-            .filter(move |c| c.native && c.alias.is_none() && c.foreign.is_none() && c.level == level)
+        model.commands.iter().filter(move |c| {
+            c.native && c.alias.is_none() && c.foreign.is_none() && c.level == level
+        })
     };
-    for c in model.commands.iter().filter(|c| c.native && c.alias.is_none() && c.foreign.is_none()) {
+    for c in model
+        .commands
+        .iter()
+        .filter(|c| c.native && c.alias.is_none() && c.foreign.is_none())
+    {
         let params: Vec<&str> = c.params.iter().map(|p| p.rust.as_str()).collect();
-        let ret = if c.ret == "()" { String::new() } else { format!(" -> {}", c.ret) };
+        let ret = if c.ret == "()" {
+            String::new()
+        } else {
+            format!(" -> {}", c.ret)
+        };
         out.line(format!("/// `{}`.", c.name));
-        out.line(format!("pub type Fn_{} = unsafe extern \"system\" fn({}){ret};", c.name, params.join(", ")));
+        out.line(format!(
+            "pub type Fn_{} = unsafe extern \"system\" fn({}){ret};",
+            c.name,
+            params.join(", ")
+        ));
     }
     for (table, what, level) in [
-        ("GlobalFns", "Commands without a dispatchable object.", Level::Global),
-        ("InstanceFns", "Commands of an instance and its physical devices.", Level::Instance),
-        ("DeviceFns", "Commands of a device, its queues and command buffers.", Level::Device),
+        (
+            "GlobalFns",
+            "Commands without a dispatchable object.",
+            Level::Global,
+        ),
+        (
+            "InstanceFns",
+            "Commands of an instance and its physical devices.",
+            Level::Instance,
+        ),
+        (
+            "DeviceFns",
+            "Commands of a device, its queues and command buffers.",
+            Level::Device,
+        ),
     ] {
         let commands: Vec<&Command> = native(level).collect();
         out.line(format!("/// {what}"));

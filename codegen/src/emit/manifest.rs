@@ -85,7 +85,12 @@ fn form(wire: &Wire) -> String {
         Wire::Callbacks => "null".to_owned(),
         Wire::Nothing => "nothing".to_owned(),
         Wire::Foreign(why) => format!("none ({why})"),
-        Wire::Pointer { optional, target, len, cond } => {
+        Wire::Pointer {
+            optional,
+            target,
+            len,
+            cond,
+        } => {
             let target = match target {
                 Target::Plain(p) => p.rust().to_owned(),
                 Target::Size => "be64".to_owned(),
@@ -108,7 +113,10 @@ fn form(wire: &Wire) -> String {
                 Some(Cond::Without(f, bit)) => format!(" unless {f} has {bit}"),
                 Some(Cond::Word(w)) => format!(" if {w}"),
             };
-            format!("{}{target}{len}{cond}", if *optional { "flag " } else { "" })
+            format!(
+                "{}{target}{len}{cond}",
+                if *optional { "flag " } else { "" }
+            )
         }
     }
 }

@@ -48,7 +48,11 @@ pub(super) fn types(model: &Model) -> String {
     out.line("pub fn object_type(self) -> VkObjectType {");
     out.line("match self {");
     for handle in &model.handles {
-        out.line(format!("Self::{} => {},", handle.kind(), handle.object_type));
+        out.line(format!(
+            "Self::{} => {},",
+            handle.kind(),
+            handle.object_type
+        ));
     }
     out.line("}");
     out.line("}");
@@ -56,7 +60,11 @@ pub(super) fn types(model: &Model) -> String {
     for s in &model.structs {
         out.line("#[repr(C)]");
         out.line("#[derive(Clone, Copy)]");
-        out.line(format!("pub {} {} {{", if s.union { "union" } else { "struct" }, s.name));
+        out.line(format!(
+            "pub {} {} {{",
+            if s.union { "union" } else { "struct" },
+            s.name
+        ));
         for field in &s.fields {
             out.line(format!("pub {}: {},", ident(&field.name), field.rust));
         }

@@ -25,6 +25,17 @@ pub(super) unsafe fn find<'a, T: Wire>(next: *const c_void) -> Option<&'a T> {
     None
 }
 
+/// As [`find`], to change it.
+///
+/// # Safety
+/// As [`find`], and nobody else looks at the struct.
+pub(super) unsafe fn find_mut<'a, T: Wire>(next: *mut c_void) -> Option<&'a mut T> {
+    // SAFETY: the caller's promise.
+    let found = unsafe { find::<T>(next)? };
+    // SAFETY: as above; the arena that it lies in is writable.
+    Some(unsafe { &mut *std::ptr::from_ref(found).cast_mut() })
+}
+
 /// Takes every struct of one of these types out of the chain that starts in `slot`.
 ///
 /// # Safety

@@ -5,7 +5,11 @@ use crate::stream::slice;
 
 /// A recording that the driver refuses ends the context: the guest was told long ago that it succeeded.
 fn must_succeed(what: &'static str, result: VkResult) -> Result<(), Error> {
-    if result == VK_SUCCESS { Ok(()) } else { Err(Error::Driver { what, result }) }
+    if result == VK_SUCCESS {
+        Ok(())
+    } else {
+        Err(Error::Driver { what, result })
+    }
 }
 
 impl CommandBufferCommands for Engine {
@@ -17,16 +21,23 @@ impl CommandBufferCommands for Engine {
         // SAFETY: decoded arguments; there is room for as many handles as the struct asks for.
         let ret = unsafe { f(c.device, c.pAllocateInfo, c.pCommandBuffers) };
         let n = count_in(c.pAllocateInfo, |i| i.commandBufferCount as usize);
-        self.adopt(Kind::CommandBuffer, c.device_token, c.pCommandBuffers.cast(), n, true)?;
+        self.adopt(
+            Kind::CommandBuffer,
+            c.device_token,
+            c.pCommandBuffers.cast(),
+            n,
+            true,
+        )?;
         if ret == VK_SUCCESS {
             // The pool's token: found by its handle, which the struct holds by now.
             let handle = count_in(c.pAllocateInfo, |i| i.commandPool.0 as usize) as u64;
             let pool = self.context.command_pool_token(c.device_token, handle);
             let mut pools = self.context.command_pools.lock();
             // SAFETY: adopted above.
-            pools.entry(pool).or_default().extend(
-                unsafe { slice(c.pCommandBuffers, n) }.iter().map(|b| b.0),
-            );
+            pools
+                .entry(pool)
+                .or_default()
+                .extend(unsafe { slice(c.pCommandBuffers, n) }.iter().map(|b| b.0));
         }
         Ok(ret)
     }
@@ -38,7 +49,9 @@ impl CommandBufferCommands for Engine {
     ) -> Result<(), Error> {
         let f = function!(fns, vkBeginCommandBuffer);
         // SAFETY: decoded arguments.
-        must_succeed("vkBeginCommandBuffer", unsafe { f(c.commandBuffer, c.pBeginInfo) })
+        must_succeed("vkBeginCommandBuffer", unsafe {
+            f(c.commandBuffer, c.pBeginInfo)
+        })
     }
 
     fn vkEndCommandBufferAsyncGOOGLE(
@@ -58,6 +71,8 @@ impl CommandBufferCommands for Engine {
     ) -> Result<(), Error> {
         let f = function!(fns, vkResetCommandBuffer);
         // SAFETY: decoded arguments.
-        must_succeed("vkResetCommandBuffer", unsafe { f(c.commandBuffer, c.flags) })
+        must_succeed("vkResetCommandBuffer", unsafe {
+            f(c.commandBuffer, c.flags)
+        })
     }
 }

@@ -13,13 +13,23 @@ impl CommandPoolCommands for Engine {
         }
         // SAFETY: decoded arguments.
         let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pCommandPool) };
-        self.adopt(Kind::CommandPool, c.device_token, c.pCommandPool.cast(), 1, true)?;
+        self.adopt(
+            Kind::CommandPool,
+            c.device_token,
+            c.pCommandPool.cast(),
+            1,
+            true,
+        )?;
         Ok(ret)
     }
 
     fn vkDestroyCommandPool(&mut self, c: &mut p::vkDestroyCommandPool) -> Result<(), Error> {
         let f = function!(self.device_fns(c.device_token)?, vkDestroyCommandPool);
-        let buffers = self.context.command_pools.lock().remove(&c.commandPool_token);
+        let buffers = self
+            .context
+            .command_pools
+            .lock()
+            .remove(&c.commandPool_token);
         for token in buffers.into_iter().flatten() {
             self.retire(token);
         }
@@ -33,7 +43,12 @@ impl CommandPoolCommands for Engine {
         let f = function!(self.device_fns(c.device_token)?, vkFreeCommandBuffers);
         // SAFETY: decoding placed as many tokens as the count says.
         let tokens = unsafe { slice(c.pCommandBuffers_tokens, c.commandBufferCount as usize) };
-        if let Some(pool) = self.context.command_pools.lock().get_mut(&c.commandPool_token) {
+        if let Some(pool) = self
+            .context
+            .command_pools
+            .lock()
+            .get_mut(&c.commandPool_token)
+        {
             for token in tokens {
                 pool.remove(token);
             }
@@ -42,7 +57,14 @@ impl CommandPoolCommands for Engine {
             self.retire(*token);
         }
         // SAFETY: live handles, whose tokens name nothing any more.
-        unsafe { f(c.device, c.commandPool, c.commandBufferCount, c.pCommandBuffers) };
+        unsafe {
+            f(
+                c.device,
+                c.commandPool,
+                c.commandBufferCount,
+                c.pCommandBuffers,
+            )
+        };
         Ok(())
     }
 }

@@ -24,11 +24,20 @@ impl DescriptorPoolCommands for Engine {
         };
         // SAFETY: decoded arguments.
         let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pDescriptorPool) };
-        self.adopt(Kind::DescriptorPool, c.device_token, c.pDescriptorPool.cast(), 1, true)?;
+        self.adopt(
+            Kind::DescriptorPool,
+            c.device_token,
+            c.pDescriptorPool.cast(),
+            1,
+            true,
+        )?;
         if ret == VK_SUCCESS {
             // SAFETY: decoding made room for one handle.
             let token = unsafe { *c.pDescriptorPool }.0;
-            let pool = DescriptorPool { max_sets, ..DescriptorPool::default() };
+            let pool = DescriptorPool {
+                max_sets,
+                ..DescriptorPool::default()
+            };
             self.context.descriptor_pools.lock().insert(token, pool);
         }
         Ok(ret)
@@ -36,7 +45,11 @@ impl DescriptorPoolCommands for Engine {
 
     fn vkDestroyDescriptorPool(&mut self, c: &mut p::vkDestroyDescriptorPool) -> Result<(), Error> {
         let f = function!(self.device_fns(c.device_token)?, vkDestroyDescriptorPool);
-        let pool = self.context.descriptor_pools.lock().remove(&c.descriptorPool_token);
+        let pool = self
+            .context
+            .descriptor_pools
+            .lock()
+            .remove(&c.descriptorPool_token);
         for set in pool.into_iter().flat_map(|p| p.sets) {
             self.retire(set);
         }
@@ -51,7 +64,12 @@ impl DescriptorPoolCommands for Engine {
         c: &mut p::vkResetDescriptorPool,
     ) -> Result<VkResult, Error> {
         let f = function!(self.device_fns(c.device_token)?, vkResetDescriptorPool);
-        if let Some(pool) = self.context.descriptor_pools.lock().get_mut(&c.descriptorPool_token) {
+        if let Some(pool) = self
+            .context
+            .descriptor_pools
+            .lock()
+            .get_mut(&c.descriptorPool_token)
+        {
             for set in &pool.sets {
                 if pool.batched {
                     self.context.objects.set(*set, 0);
@@ -67,17 +85,23 @@ impl DescriptorPoolCommands for Engine {
         Ok(unsafe { f(c.device, c.descriptorPool, c.flags) })
     }
 
-    fn vkFreeDescriptorSets(
-        &mut self,
-        c: &mut p::vkFreeDescriptorSets,
-    ) -> Result<VkResult, Error> {
+    fn vkFreeDescriptorSets(&mut self, c: &mut p::vkFreeDescriptorSets) -> Result<VkResult, Error> {
         let f = function!(self.device_fns(c.device_token)?, vkFreeDescriptorSets);
         let n = c.descriptorSetCount as usize;
         // SAFETY: decoding placed as many handles and tokens as the count says.
-        let (sets, tokens) =
-            unsafe { (slice(c.pDescriptorSets, n), slice(c.pDescriptorSets_tokens, n)) };
+        let (sets, tokens) = unsafe {
+            (
+                slice(c.pDescriptorSets, n),
+                slice(c.pDescriptorSets_tokens, n),
+            )
+        };
         let real: Vec<VkDescriptorSet> = sets.iter().copied().filter(|s| s.0 != 0).collect();
-        if let Some(pool) = self.context.descriptor_pools.lock().get_mut(&c.descriptorPool_token) {
+        if let Some(pool) = self
+            .context
+            .descriptor_pools
+            .lock()
+            .get_mut(&c.descriptorPool_token)
+        {
             for token in tokens {
                 if pool.batched {
                     self.context.objects.set(*token, 0);
@@ -115,10 +139,15 @@ impl DescriptorPoolCommands for Engine {
             return Ok(());
         }
         pool.batched = true;
-        let room = (pool.max_sets as usize).saturating_sub(pool.sets.len()).min(ids.len());
+        let room = (pool.max_sets as usize)
+            .saturating_sub(pool.sets.len())
+            .min(ids.len());
         *n = room as u32;
         for id in ids.iter_mut().take(room) {
-            *id = self.context.objects.insert(Kind::DescriptorSet, c.device_token, 0)?;
+            *id = self
+                .context
+                .objects
+                .insert(Kind::DescriptorSet, c.device_token, 0)?;
             pool.sets.insert(*id);
         }
         Ok(())

@@ -12,13 +12,20 @@ impl DescriptorSetCommands for Engine {
         // SAFETY: decoded arguments; there is room for as many handles as the struct asks for.
         let ret = unsafe { f(c.device, c.pAllocateInfo, c.pDescriptorSets) };
         let n = count_in(c.pAllocateInfo, |i| i.descriptorSetCount as usize);
-        self.adopt(Kind::DescriptorSet, c.device_token, c.pDescriptorSets.cast(), n, true)?;
+        self.adopt(
+            Kind::DescriptorSet,
+            c.device_token,
+            c.pDescriptorSets.cast(),
+            n,
+            true,
+        )?;
         if ret == VK_SUCCESS {
             let handle = count_in(c.pAllocateInfo, |i| i.descriptorPool.0 as usize) as u64;
             let pool = self.context.descriptor_pool_token(c.device_token, handle);
             if let Some(pool) = self.context.descriptor_pools.lock().get_mut(&pool) {
                 // SAFETY: adopted above.
-                pool.sets.extend(unsafe { slice(c.pDescriptorSets, n) }.iter().map(|s| s.0));
+                pool.sets
+                    .extend(unsafe { slice(c.pDescriptorSets, n) }.iter().map(|s| s.0));
             }
         }
         Ok(ret)

@@ -14,16 +14,36 @@ impl DescriptorUpdateTemplateCommands for Engine {
         &mut self,
         c: &mut p::vkCreateDescriptorUpdateTemplate,
     ) -> Result<VkResult, Error> {
-        let f = function!(self.device_fns(c.device_token)?, vkCreateDescriptorUpdateTemplate);
+        let f = function!(
+            self.device_fns(c.device_token)?,
+            vkCreateDescriptorUpdateTemplate
+        );
         // SAFETY: decoding placed the struct and its entries.
         let entries: Arc<[VkDescriptorUpdateTemplateEntry]> = unsafe {
             let info = &*c.pCreateInfo;
-            slice(info.pDescriptorUpdateEntries, info.descriptorUpdateEntryCount as usize).into()
+            slice(
+                info.pDescriptorUpdateEntries,
+                info.descriptorUpdateEntryCount as usize,
+            )
+            .into()
         };
         // SAFETY: decoded arguments.
-        let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pDescriptorUpdateTemplate) };
+        let ret = unsafe {
+            f(
+                c.device,
+                c.pCreateInfo,
+                c.pAllocator,
+                c.pDescriptorUpdateTemplate,
+            )
+        };
         let template = c.pDescriptorUpdateTemplate;
-        self.adopt(Kind::DescriptorUpdateTemplate, c.device_token, template.cast(), 1, true)?;
+        self.adopt(
+            Kind::DescriptorUpdateTemplate,
+            c.device_token,
+            template.cast(),
+            1,
+            true,
+        )?;
         if ret == VK_SUCCESS {
             // SAFETY: decoding made room for one handle.
             let token = unsafe { *template }.0;
@@ -36,9 +56,15 @@ impl DescriptorUpdateTemplateCommands for Engine {
         &mut self,
         c: &mut p::vkDestroyDescriptorUpdateTemplate,
     ) -> Result<(), Error> {
-        let f = function!(self.device_fns(c.device_token)?, vkDestroyDescriptorUpdateTemplate);
+        let f = function!(
+            self.device_fns(c.device_token)?,
+            vkDestroyDescriptorUpdateTemplate
+        );
         self.retire(c.descriptorUpdateTemplate_token);
-        self.context.templates.lock().remove(&c.descriptorUpdateTemplate_token);
+        self.context
+            .templates
+            .lock()
+            .remove(&c.descriptorUpdateTemplate_token);
         // SAFETY: live, and its token names nothing any more.
         unsafe { f(c.device, c.descriptorUpdateTemplate, c.pAllocator) };
         Ok(())
@@ -61,7 +87,10 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     fn put(&mut self, entry: usize, bytes: &[u8]) -> Result<(), Error> {
-        let e = self.entries.get(entry).ok_or(Error::Nonsense("no such template entry"))?;
+        let e = self
+            .entries
+            .get(entry)
+            .ok_or(Error::Nonsense("no such template entry"))?;
         let n = self.filled.entry(entry).or_default();
         let at = n
             .checked_mul(e.stride)
@@ -91,9 +120,14 @@ pub(super) fn update(
     e: &mut Engine,
     c: &p::vkUpdateDescriptorSetWithTemplateSized2GOOGLE,
 ) -> Result<(), Error> {
-    let f = function!(e.device_fns(c.device_token)?, vkUpdateDescriptorSetWithTemplate);
+    let f = function!(
+        e.device_fns(c.device_token)?,
+        vkUpdateDescriptorSetWithTemplate
+    );
     if c.descriptorSet.0 == 0 {
-        return Err(Error::Nonsense("an update of a descriptor set that was not allocated"));
+        return Err(Error::Nonsense(
+            "an update of a descriptor set that was not allocated",
+        ));
     }
     let entries = e
         .context
@@ -101,17 +135,35 @@ pub(super) fn update(
         .lock()
         .get(&c.descriptorUpdateTemplate_token)
         .cloned()
-        .ok_or(Error::Nonsense("a descriptor update template that is not live"))?;
-    let mut layout = Layout { entries: &entries, data: Vec::new(), filled: HashMap::new() };
+        .ok_or(Error::Nonsense(
+            "a descriptor update template that is not live",
+        ))?;
+    let mut layout = Layout {
+        entries: &entries,
+        data: Vec::new(),
+        filled: HashMap::new(),
+    };
     // SAFETY: decoding placed as many elements as each count says, or none.
     unsafe {
         let images = c.imageInfoCount as usize;
-        layout.put_all(slice(c.pImageInfoEntryIndices, images), slice(c.pImageInfos, images))?;
+        layout.put_all(
+            slice(c.pImageInfoEntryIndices, images),
+            slice(c.pImageInfos, images),
+        )?;
         let buffers = c.bufferInfoCount as usize;
-        layout.put_all(slice(c.pBufferInfoEntryIndices, buffers), slice(c.pBufferInfos, buffers))?;
+        layout.put_all(
+            slice(c.pBufferInfoEntryIndices, buffers),
+            slice(c.pBufferInfos, buffers),
+        )?;
         let views = c.bufferViewCount as usize;
-        layout.put_all(slice(c.pBufferViewEntryIndices, views), slice(c.pBufferViews, views))?;
-        let mut inline = slice(c.pInlineUniformBlockData, c.inlineUniformBlockCount as usize);
+        layout.put_all(
+            slice(c.pBufferViewEntryIndices, views),
+            slice(c.pBufferViews, views),
+        )?;
+        let mut inline = slice(
+            c.pInlineUniformBlockData,
+            c.inlineUniformBlockCount as usize,
+        );
         for (i, entry) in entries.iter().enumerate() {
             if entry.descriptorType == VK_DESCRIPTOR_TYPE_INLINE_UNIFORM_BLOCK {
                 let (block, rest) = inline
@@ -125,14 +177,23 @@ pub(super) fn update(
     // Every element that the template reads must be there, or the driver reads past the end.
     for (i, entry) in entries.iter().enumerate() {
         let blocks = entry.descriptorType == VK_DESCRIPTOR_TYPE_INLINE_UNIFORM_BLOCK;
-        let due = if blocks { 1 } else { entry.descriptorCount as usize };
+        let due = if blocks {
+            1
+        } else {
+            entry.descriptorCount as usize
+        };
         if layout.filled.get(&i).copied().unwrap_or(0) < due {
             return Err(Error::Nonsense("a template entry without its data"));
         }
     }
     // SAFETY: live handles; the data holds every element that the template names.
     unsafe {
-        f(c.device, c.descriptorSet, c.descriptorUpdateTemplate, layout.data.as_ptr().cast());
+        f(
+            c.device,
+            c.descriptorSet,
+            c.descriptorUpdateTemplate,
+            layout.data.as_ptr().cast(),
+        );
     }
     Ok(())
 }

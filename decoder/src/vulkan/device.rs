@@ -27,7 +27,13 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
     // SAFETY: decoding placed the struct and its arrays in the arena.
     let (mut info, mut wanted) = unsafe {
         let info = *c.pCreateInfo;
-        (info, driver::strings(info.ppEnabledExtensionNames.cast(), info.enabledExtensionCount))
+        (
+            info,
+            driver::strings(
+                info.ppEnabledExtensionNames.cast(),
+                info.enabledExtensionCount,
+            ),
+        )
     };
     for needed in NEEDED {
         if !wanted.iter().any(|w| w.as_c_str() == needed) {
@@ -43,15 +49,27 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
     info.ppEnabledExtensionNames = names.as_ptr().cast();
     let mut handle = VkDevice(0);
     // SAFETY: a live physical device, and structs that live through the call.
-    let ret = unsafe { create(c.physicalDevice, &raw const info, ptr::null(), &raw mut handle) };
+    let ret = unsafe {
+        create(
+            c.physicalDevice,
+            &raw const info,
+            ptr::null(),
+            &raw mut handle,
+        )
+    };
     if ret != VK_SUCCESS {
         return Ok(ret);
     }
-    let token = context.objects.insert(Kind::Device, c.physicalDevice_token, handle.0)?;
+    let token = context
+        .objects
+        .insert(Kind::Device, c.physicalDevice_token, handle.0)?;
     let device = Device {
         token,
         handle,
-        fns: context.renderer.loader.device_fns(instance.handle, handle)?,
+        fns: context
+            .renderer
+            .loader
+            .device_fns(instance.handle, handle)?,
         memory: driver::memory_properties(&instance.fns, c.physicalDevice),
         importable: context.renderer.importable,
         queues: Mutex::new(HashMap::new()),
@@ -80,11 +98,16 @@ impl Engine {
         if handle.0 == 0 {
             return Ok(0);
         }
-        let token = context.objects.insert(Kind::Queue, device_token, handle.0)?;
-        context
-            .queues
-            .write()
-            .insert(token, Arc::new(Queue { handle, lock: Mutex::new(()) }));
+        let token = context
+            .objects
+            .insert(Kind::Queue, device_token, handle.0)?;
+        context.queues.write().insert(
+            token,
+            Arc::new(Queue {
+                handle,
+                lock: Mutex::new(()),
+            }),
+        );
         queues.insert(key, token);
         Ok(token)
     }
@@ -94,7 +117,6 @@ impl Engine {
         self.context.objects.get(object).unwrap_or(0)
     }
 }
-
 
 pub(super) fn get_queue(e: &mut Engine, c: &mut p::vkGetDeviceQueue) -> Result<(), Error> {
     let (family, index, handle) = (c.queueFamilyIndex, c.queueIndex, c.device);
@@ -113,7 +135,10 @@ pub(super) fn get_queue(e: &mut Engine, c: &mut p::vkGetDeviceQueue) -> Result<(
 pub(super) fn get_queue2(e: &mut Engine, c: &mut p::vkGetDeviceQueue2) -> Result<(), Error> {
     // SAFETY: decoding placed the struct.
     let info = unsafe { *c.pQueueInfo };
-    let (key, handle) = ((info.queueFamilyIndex, info.queueIndex, info.flags), c.device);
+    let (key, handle) = (
+        (info.queueFamilyIndex, info.queueIndex, info.flags),
+        c.device,
+    );
     let token = e.queue_token(c.device_token, key, |device| {
         let f = function!(device.fns, vkGetDeviceQueue2);
         let mut queue = VkQueue(0);
@@ -176,7 +201,10 @@ impl DeviceCommands for Engine {
         &mut self,
         c: &mut p::vkSetDebugUtilsObjectNameEXT,
     ) -> Result<VkResult, Error> {
-        let Some(f) = self.device_fns(c.device_token)?.vkSetDebugUtilsObjectNameEXT else {
+        let Some(f) = self
+            .device_fns(c.device_token)?
+            .vkSetDebugUtilsObjectNameEXT
+        else {
             return Ok(VK_SUCCESS);
         };
         // SAFETY: decoding placed the struct.
@@ -202,7 +230,9 @@ impl DeviceCommands for Engine {
         let f = function!(self.device_fns(c.device_token)?, vkSetPrivateData);
         let object = self.named_object(c.objectHandle);
         if object == 0 {
-            return Err(Error::Nonsense("private data of an object that is not live"));
+            return Err(Error::Nonsense(
+                "private data of an object that is not live",
+            ));
         }
         // SAFETY: a live object of this context.
         Ok(unsafe { f(c.device, c.objectType, object, c.privateDataSlot, c.data) })
@@ -212,7 +242,9 @@ impl DeviceCommands for Engine {
         let f = function!(self.device_fns(c.device_token)?, vkGetPrivateData);
         let object = self.named_object(c.objectHandle);
         if object == 0 {
-            return Err(Error::Nonsense("private data of an object that is not live"));
+            return Err(Error::Nonsense(
+                "private data of an object that is not live",
+            ));
         }
         // SAFETY: a live object of this context, and room for the answer.
         unsafe { f(c.device, c.objectType, object, c.privateDataSlot, c.pData) };
@@ -248,7 +280,9 @@ impl DeviceCommands for Engine {
         if writes.iter().any(|w| w.dstSet.0 == 0)
             || copies.iter().any(|c| c.dstSet.0 == 0 || c.srcSet.0 == 0)
         {
-            return Err(Error::Nonsense("an update of a descriptor set that was not allocated"));
+            return Err(Error::Nonsense(
+                "an update of a descriptor set that was not allocated",
+            ));
         }
         // SAFETY: live handles.
         unsafe {
@@ -271,7 +305,11 @@ impl DeviceCommands for Engine {
             sType: VK_STRUCTURE_TYPE_IMAGE_CREATE_INFO,
             imageType: VK_IMAGE_TYPE_2D,
             format: c.format,
-            extent: VkExtent3D { width: 64, height: 64, depth: 1 },
+            extent: VkExtent3D {
+                width: 64,
+                height: 64,
+                depth: 1,
+            },
             mipLevels: 1,
             arrayLayers: 1,
             samples: VK_SAMPLE_COUNT_1_BIT,
@@ -279,7 +317,14 @@ impl DeviceCommands for Engine {
             usage: VK_IMAGE_USAGE_TRANSFER_SRC_BIT | VK_IMAGE_USAGE_TRANSFER_DST_BIT,
             ..zeroed()
         };
-        linear_layout(self, c.device, c.device_token, &info, c.pOffset, c.pRowPitchAlignment)
+        linear_layout(
+            self,
+            c.device,
+            c.device_token,
+            &info,
+            c.pOffset,
+            c.pRowPitchAlignment,
+        )
     }
 
     fn vkGetLinearImageLayout2GOOGLE(
@@ -288,7 +333,14 @@ impl DeviceCommands for Engine {
     ) -> Result<(), Error> {
         // SAFETY: decoding placed the struct.
         let info = unsafe { *c.pCreateInfo };
-        linear_layout(self, c.device, c.device_token, &info, c.pOffset, c.pRowPitchAlignment)
+        linear_layout(
+            self,
+            c.device,
+            c.device_token,
+            &info,
+            c.pOffset,
+            c.pRowPitchAlignment,
+        )
     }
 }
 
@@ -326,11 +378,7 @@ fn linear_layout(
 }
 
 /// Waits as long as the guest says, but not longer than its context lives.
-fn wait(
-    e: &Engine,
-    timeout: u64,
-    wait_for: impl Fn(u64) -> VkResult,
-) -> Result<VkResult, Error> {
+fn wait(e: &Engine, timeout: u64, wait_for: impl Fn(u64) -> VkResult) -> Result<VkResult, Error> {
     const LOOK_NS: u64 = 100_000_000;
     let mut left = timeout;
     loop {
@@ -340,7 +388,9 @@ fn wait(
         if ret != VK_TIMEOUT {
             return Ok(ret);
         }
-        let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX).max(step);
+        let spent = u64::try_from(started.elapsed().as_nanos())
+            .unwrap_or(u64::MAX)
+            .max(step);
         left = left.saturating_sub(spent);
         if left == 0 {
             return Ok(VK_TIMEOUT);

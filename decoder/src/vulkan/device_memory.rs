@@ -41,21 +41,38 @@ impl Engine {
         info.allocationSize = shared.size;
         let mut memory = VkDeviceMemory(0);
         // SAFETY: the mapping outlives the memory: both end in `forget_memory`, the memory first.
-        let ret =
-            unsafe { allocate(c.device, &raw const *info, ptr::null(), &raw mut memory) };
+        let ret = unsafe { allocate(c.device, &raw const *info, ptr::null(), &raw mut memory) };
         if ret != VK_SUCCESS {
-            self.context.memory_used.fetch_sub(charged, Ordering::Relaxed);
+            self.context
+                .memory_used
+                .fetch_sub(charged, Ordering::Relaxed);
             return Ok(ret);
         }
-        let token = self.context.objects.insert(Kind::DeviceMemory, c.device_token, memory.0)?;
-        self.context.memories.lock().insert(token, Memory { shared, blob_id, charged });
+        let token = self
+            .context
+            .objects
+            .insert(Kind::DeviceMemory, c.device_token, memory.0)?;
+        self.context.memories.lock().insert(
+            token,
+            Memory {
+                shared,
+                blob_id,
+                charged,
+            },
+        );
         // SAFETY: decoding made room for one handle.
         unsafe { *c.pMemory = VkDeviceMemory(token) };
         Ok(ret)
     }
 
     /// Frees in the driver, then gives the pages back.
-    fn free(&mut self, device_token: u64, device: VkDevice, memory: VkDeviceMemory, token: u64) -> Result<(), Error> {
+    fn free(
+        &mut self,
+        device_token: u64,
+        device: VkDevice,
+        memory: VkDeviceMemory,
+        token: u64,
+    ) -> Result<(), Error> {
         if token == 0 {
             return Ok(());
         }
@@ -94,7 +111,9 @@ impl DeviceMemoryCommands for Engine {
             .get(info.memoryTypeIndex as usize)
             .filter(|_| info.memoryTypeIndex < device.memory.memoryTypeCount)
         else {
-            return Err(Error::Nonsense("a memory type that the device does not have"));
+            return Err(Error::Nonsense(
+                "a memory type that the device does not have",
+            ));
         };
         let importable = device.importable & (1 << info.memoryTypeIndex) != 0;
         if let Some(resource) = resource {
@@ -107,7 +126,13 @@ impl DeviceMemoryCommands for Engine {
             let f = function!(device.fns, vkAllocateMemory);
             // SAFETY: decoded arguments.
             let ret = unsafe { f(c.device, c.pAllocateInfo, ptr::null(), c.pMemory) };
-            self.adopt(Kind::DeviceMemory, c.device_token, c.pMemory.cast(), 1, true)?;
+            self.adopt(
+                Kind::DeviceMemory,
+                c.device_token,
+                c.pMemory.cast(),
+                1,
+                true,
+            )?;
             return Ok(ret);
         }
         let alignment = self.context.renderer.import_alignment;
@@ -172,7 +197,9 @@ impl DeviceMemoryCommands for Engine {
 
     fn vkGetBlobGOOGLE(&mut self, c: &mut p::vkGetBlobGOOGLE) -> Result<VkResult, Error> {
         let memories = self.context.memories.lock();
-        let Some((memory, id)) = memories.get(&c.memory_token).and_then(|m| Some((m, m.blob_id?)))
+        let Some((memory, id)) = memories
+            .get(&c.memory_token)
+            .and_then(|m| Some((m, m.blob_id?)))
         else {
             return Ok(VK_ERROR_MEMORY_MAP_FAILED);
         };
@@ -192,14 +219,21 @@ impl Engine {
     ) -> Result<VkResult, Error> {
         let found = {
             let resources = self.context.resources.lock();
-            resources.get(&id).and_then(|r| Some((r.fd.try_clone().ok()?, r.size)))
+            resources
+                .get(&id)
+                .and_then(|r| Some((r.fd.try_clone().ok()?, r.size)))
         };
         let Some((fd, size)) = found else {
             return Ok(VK_ERROR_INVALID_EXTERNAL_HANDLE);
         };
         let alignment = self.context.renderer.import_alignment;
         if size < info.allocationSize || !size.is_multiple_of(alignment) || size == 0 {
-            tracing::warn!(id, size, wanted = info.allocationSize, "a resource is too small to import");
+            tracing::warn!(
+                id,
+                size,
+                wanted = info.allocationSize,
+                "a resource is too small to import"
+            );
             return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
         }
         if device.importable & (1 << info.memoryTypeIndex) == 0 {

@@ -18,7 +18,13 @@ impl InstanceCommands for Engine {
         // SAFETY: decoding placed the struct and its arrays in the arena.
         let (mut info, wanted) = unsafe {
             let info = *c.pCreateInfo;
-            (info, driver::strings(info.ppEnabledExtensionNames.cast(), info.enabledExtensionCount))
+            (
+                info,
+                driver::strings(
+                    info.ppEnabledExtensionNames.cast(),
+                    info.enabledExtensionCount,
+                ),
+            )
         };
         // Layers of the guest run in the guest; extensions that the host lacks are the guest's own.
         let have = instance_extensions(&context.renderer.loader);
@@ -39,7 +45,11 @@ impl InstanceCommands for Engine {
         }
         let token = context.objects.insert(Kind::Instance, 0, instance.0)?;
         let fns = loader.instance_fns(instance);
-        let instance = Instance { handle: instance, fns, physical: Mutex::new(None) };
+        let instance = Instance {
+            handle: instance,
+            fns,
+            physical: Mutex::new(None),
+        };
         context.instances.write().insert(token, Arc::new(instance));
         // SAFETY: decoding made room for one handle.
         unsafe { *c.pInstance = VkInstance(token) };

@@ -38,8 +38,8 @@ mod generated {
     use super::*;
     include!(concat!(env!("OUT_DIR"), "/dispatch.rs"));
 }
-use generated::*;
 pub use generated::HIDDEN_EXTENSIONS;
+use generated::*;
 pub(crate) use generated::{destroy_leftover, dispatch, has_sequence_number};
 
 /// Objects whose every command is the plain driver call.
@@ -64,7 +64,8 @@ plain! {
 /// The driver's function, or why there is none.
 macro_rules! function {
     ($fns:expr, $name:ident) => {
-        $fns.$name.ok_or($crate::Error::NoSuchFunction(stringify!($name)))?
+        $fns.$name
+            .ok_or($crate::Error::NoSuchFunction(stringify!($name)))?
     };
 }
 pub(crate) use function;
@@ -93,5 +94,9 @@ pub(crate) fn play(
         rest = tail;
     }
     e.staged = arena;
-    if rest.is_empty() { Ok(commands) } else { Err(Error::Nonsense("a recording ends inside a header")) }
+    if rest.is_empty() {
+        Ok(commands)
+    } else {
+        Err(Error::Nonsense("a recording ends inside a header"))
+    }
 }

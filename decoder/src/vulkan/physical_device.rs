@@ -18,7 +18,9 @@ impl Engine {
             return Ok(known);
         }
         let handle = context.renderer.choose(&instance.fns, instance.handle)?;
-        let token = context.objects.insert(Kind::PhysicalDevice, instance_token, handle.0)?;
+        let token = context
+            .objects
+            .insert(Kind::PhysicalDevice, instance_token, handle.0)?;
         *physical = Some((handle, token));
         Ok((handle, token))
     }
@@ -26,7 +28,10 @@ impl Engine {
     /// Guests map memory that is ours; a type that cannot be is no longer shown as mappable.
     fn show_memory(&self, properties: &mut VkPhysicalDeviceMemoryProperties) {
         let importable = self.context.renderer.importable;
-        let types = properties.memoryTypes.iter_mut().take(properties.memoryTypeCount as usize);
+        let types = properties
+            .memoryTypes
+            .iter_mut()
+            .take(properties.memoryTypeCount as usize);
         for (i, memory_type) in types.enumerate() {
             if importable & (1 << i) == 0 {
                 memory_type.propertyFlags &= !(VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
@@ -37,7 +42,118 @@ impl Engine {
     }
 }
 
+/// Features that guests do not get, wherever they are stated, each for a reason given in the policy for
+/// the extension that it belongs to, or here.
+fn hide_features(core: &mut VkPhysicalDeviceFeatures) {
+    // Sparse binding maps the file behind a memory object; what a guest can map is imported memory,
+    // which has none that the driver knows of.
+    core.sparseBinding = 0;
+    core.sparseResidencyBuffer = 0;
+    core.sparseResidencyImage2D = 0;
+    core.sparseResidencyImage3D = 0;
+    core.sparseResidency2Samples = 0;
+    core.sparseResidency4Samples = 0;
+    core.sparseResidency8Samples = 0;
+    core.sparseResidency16Samples = 0;
+    core.sparseResidencyAliased = 0;
+}
+
+/// The same for the structs of a chain.
+///
+/// # Safety
+/// The chain was decoded, and its structs were filled by the driver.
+unsafe fn hide_chained_features(next: *mut std::ffi::c_void) {
+    // SAFETY: the caller's promise; what is found is this command's own.
+    unsafe {
+        if let Some(f) = chain::find_mut::<VkPhysicalDeviceVulkan14Features>(next) {
+            f.hostImageCopy = 0;
+        }
+        if let Some(f) = chain::find_mut::<VkPhysicalDeviceHostImageCopyFeatures>(next) {
+            f.hostImageCopy = 0;
+        }
+    }
+}
+
 impl PhysicalDeviceCommands for Engine {
+    fn vkGetPhysicalDeviceFeatures(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceFeatures,
+    ) -> Result<(), Error> {
+        let f = function!(
+            self.instance_fns(c.physicalDevice_token)?,
+            vkGetPhysicalDeviceFeatures
+        );
+        // SAFETY: a live device, and room for the struct.
+        unsafe {
+            f(c.physicalDevice, c.pFeatures);
+            hide_features(&mut *c.pFeatures);
+        }
+        Ok(())
+    }
+
+    fn vkGetPhysicalDeviceFeatures2(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceFeatures2,
+    ) -> Result<(), Error> {
+        let f = function!(
+            self.instance_fns(c.physicalDevice_token)?,
+            vkGetPhysicalDeviceFeatures2
+        );
+        // SAFETY: a live device, and a decoded chain.
+        unsafe {
+            f(c.physicalDevice, c.pFeatures);
+            hide_features(&mut (*c.pFeatures).features);
+            hide_chained_features((*c.pFeatures).pNext);
+        }
+        Ok(())
+    }
+
+    fn vkGetPhysicalDeviceQueueFamilyProperties(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceQueueFamilyProperties,
+    ) -> Result<(), Error> {
+        let f = function!(
+            self.instance_fns(c.physicalDevice_token)?,
+            vkGetPhysicalDeviceQueueFamilyProperties
+        );
+        // SAFETY: a live device, and room for as many structs as the count says.
+        unsafe {
+            f(
+                c.physicalDevice,
+                c.pQueueFamilyPropertyCount,
+                c.pQueueFamilyProperties,
+            );
+            let n = count(c.pQueueFamilyPropertyCount);
+            for family in crate::stream::slice_mut(c.pQueueFamilyProperties, n) {
+                family.queueFlags &= !VK_QUEUE_SPARSE_BINDING_BIT;
+            }
+        }
+        Ok(())
+    }
+
+    fn vkGetPhysicalDeviceQueueFamilyProperties2(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceQueueFamilyProperties2,
+    ) -> Result<(), Error> {
+        let f = function!(
+            self.instance_fns(c.physicalDevice_token)?,
+            vkGetPhysicalDeviceQueueFamilyProperties2
+        );
+        // SAFETY: a live device, and room for as many structs as the count says.
+        unsafe {
+            f(
+                c.physicalDevice,
+                c.pQueueFamilyPropertyCount,
+                c.pQueueFamilyProperties,
+            );
+            let n = count(c.pQueueFamilyPropertyCount);
+            for family in crate::stream::slice_mut(c.pQueueFamilyProperties, n) {
+                family.queueFamilyProperties.queueFlags &= !VK_QUEUE_SPARSE_BINDING_BIT;
+            }
+        }
+        Ok(())
+    }
+
     fn vkEnumeratePhysicalDevices(
         &mut self,
         c: &mut p::vkEnumeratePhysicalDevices,

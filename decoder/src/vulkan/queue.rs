@@ -10,7 +10,11 @@ use crate::stream::slice;
 
 /// A submission that the driver refuses ends the context: the guest was told that it succeeded.
 fn submitted(what: &'static str, result: VkResult) -> Result<(), Error> {
-    if result == VK_SUCCESS { Ok(()) } else { Err(Error::Driver { what, result }) }
+    if result == VK_SUCCESS {
+        Ok(())
+    } else {
+        Err(Error::Driver { what, result })
+    }
 }
 
 impl Engine {
@@ -30,9 +34,14 @@ impl Engine {
         drop(guard);
         context.counters.submits.fetch_add(1, Ordering::Relaxed);
         if result == VK_SUCCESS {
-            context
-                .signals
-                .submitted(&context, &device, queue_token, queue, fence_token, signals)?;
+            context.signals.submitted(
+                &context,
+                &device,
+                queue_token,
+                queue,
+                fence_token,
+                signals,
+            )?;
         }
         Ok(result)
     }
@@ -42,11 +51,16 @@ impl Engine {
 ///
 /// # Safety
 /// The structs were decoded.
-unsafe fn signals<'a>(submits: *const VkSubmitInfo, n: u32) -> impl Iterator<Item = VkSemaphore> + 'a {
+unsafe fn signals<'a>(
+    submits: *const VkSubmitInfo,
+    n: u32,
+) -> impl Iterator<Item = VkSemaphore> + 'a {
     // SAFETY: the caller's promise.
     unsafe { slice(submits, n as usize) }.iter().flat_map(|s| {
         // SAFETY: as above.
-        unsafe { slice(s.pSignalSemaphores, s.signalSemaphoreCount as usize) }.iter().copied()
+        unsafe { slice(s.pSignalSemaphores, s.signalSemaphoreCount as usize) }
+            .iter()
+            .copied()
     })
 }
 
@@ -109,7 +123,10 @@ impl QueueCommands for Engine {
             // SAFETY: decoded arguments, and the queue is locked.
             Ok(unsafe { f(c.queue, c.submitCount, c.pSubmits, c.fence) })
         };
-        submitted("vkQueueSubmit", self.submit(c.queue_token, c.fence_token, call, signals)?)
+        submitted(
+            "vkQueueSubmit",
+            self.submit(c.queue_token, c.fence_token, call, signals)?,
+        )
     }
 
     fn vkQueueSubmitAsync2GOOGLE(
@@ -123,7 +140,10 @@ impl QueueCommands for Engine {
             // SAFETY: decoded arguments, and the queue is locked.
             Ok(unsafe { f(c.queue, c.submitCount, c.pSubmits, c.fence) })
         };
-        submitted("vkQueueSubmit2", self.submit(c.queue_token, c.fence_token, call, signals)?)
+        submitted(
+            "vkQueueSubmit2",
+            self.submit(c.queue_token, c.fence_token, call, signals)?,
+        )
     }
 
     fn vkQueueBindSparse(&mut self, c: &mut p::vkQueueBindSparse) -> Result<VkResult, Error> {
@@ -163,8 +183,10 @@ impl QueueCommands for Engine {
         &mut self,
         c: &mut p::vkQueueWaitIdleAsyncGOOGLE,
     ) -> Result<(), Error> {
-        let mut wait =
-            p::vkQueueWaitIdle { queue: c.queue, queue_token: c.queue_token };
+        let mut wait = p::vkQueueWaitIdle {
+            queue: c.queue,
+            queue_token: c.queue_token,
+        };
         submitted("vkQueueWaitIdle", self.vkQueueWaitIdle(&mut wait)?)
     }
 
@@ -182,7 +204,10 @@ impl QueueCommands for Engine {
         // SAFETY: decoding placed as many bytes as the size says.
         let bytes = unsafe { slice(c.pData.cast::<u8>(), c.dataSize as usize) };
         let commands = play(self, &device.fns, buffer, bytes)?;
-        self.context.counters.staged_commands.fetch_add(commands, Ordering::Relaxed);
+        self.context
+            .counters
+            .staged_commands
+            .fetch_add(commands, Ordering::Relaxed);
         Ok(())
     }
 
@@ -211,20 +236,27 @@ impl QueueCommands for Engine {
                 ),
             )
         };
-        let each = ids.iter().zip(layouts).zip(which).zip(pending).zip(starts).enumerate();
+        let each = ids
+            .iter()
+            .zip(layouts)
+            .zip(which)
+            .zip(pending)
+            .zip(starts)
+            .enumerate();
         for (i, ((((id, layout), which), pending), start)) in each {
             if id >> 56 != Kind::DescriptorSet as u64 {
-                return Err(Error::Nonsense("a commit of something that is no descriptor set"));
+                return Err(Error::Nonsense(
+                    "a commit of something that is no descriptor set",
+                ));
             }
-            let old = context
-                .objects
-                .get(*id)
-                .ok_or(Error::Nonsense("a commit of a descriptor set that is not live"))?;
+            let old = context.objects.get(*id).ok_or(Error::Nonsense(
+                "a commit of a descriptor set that is not live",
+            ))?;
             let mut set = VkDescriptorSet(old);
             if *pending != 0 {
-                let pool = *pools
-                    .get(*which as usize)
-                    .ok_or(Error::Nonsense("a commit into a pool that is not in the list"))?;
+                let pool = *pools.get(*which as usize).ok_or(Error::Nonsense(
+                    "a commit into a pool that is not in the list",
+                ))?;
                 if old != 0 {
                     // SAFETY: the id stood for this set of this pool.
                     unsafe { free(device.handle, pool, 1, &raw const set) };
@@ -240,24 +272,42 @@ impl QueueCommands for Engine {
                 // SAFETY: live handles, and room for one.
                 let result = unsafe { allocate(device.handle, &raw const info, &raw mut set) };
                 if result != VK_SUCCESS {
-                    return Err(Error::Driver { what: "allocating a committed descriptor set", result });
+                    return Err(Error::Driver {
+                        what: "allocating a committed descriptor set",
+                        result,
+                    });
                 }
                 context.objects.set(*id, set.0);
             }
             if set.0 == 0 {
-                return Err(Error::Nonsense("a commit to a descriptor set that was not allocated"));
+                return Err(Error::Nonsense(
+                    "a commit to a descriptor set that was not allocated",
+                ));
             }
             let end = starts.get(i + 1).map_or(writes.len(), |s| *s as usize);
             let range = (*start as usize).min(end)..end;
-            for write in writes.get_mut(range).ok_or(Error::Nonsense("writes that are not there"))? {
+            for write in writes
+                .get_mut(range)
+                .ok_or(Error::Nonsense("writes that are not there"))?
+            {
                 write.dstSet = set;
             }
         }
         if writes.iter().any(|w| w.dstSet.0 == 0) {
-            return Err(Error::Nonsense("a write to a descriptor set that was not allocated"));
+            return Err(Error::Nonsense(
+                "a write to a descriptor set that was not allocated",
+            ));
         }
         // SAFETY: live handles, and structs that were decoded.
-        unsafe { update(device.handle, writes.len() as u32, writes.as_ptr(), 0, std::ptr::null()) };
+        unsafe {
+            update(
+                device.handle,
+                writes.len() as u32,
+                writes.as_ptr(),
+                0,
+                std::ptr::null(),
+            )
+        };
         Ok(())
     }
 }
