@@ -10,15 +10,19 @@ use crate::via::{self, Finished, Stack};
 
 /// Parts that may be gated off behind the renderer although the native driver runs them, with the reason.
 pub const HIDDEN: &[(&str, &str)] = &[
+    ("push descriptors", NO_PUSH),
+    ("push descriptor template", NO_PUSH),
     (
-        "push descriptors",
-        "the stock guest driver does not list VK_KHR_push_descriptor",
+        "inline uniform block",
+        "the stock guest driver aborts on a write of an inline uniform block",
     ),
-    (
-        "push descriptor template",
-        "the stock guest driver does not list VK_KHR_push_descriptor",
-    ),
+    ("sparse buffer", NO_SPARSE),
+    ("sparse image", NO_SPARSE),
 ];
+
+const NO_PUSH: &str = "the stock guest driver does not list VK_KHR_push_descriptor";
+const NO_SPARSE: &str =
+    "memory that guests may map is imported, and lavapipe binds no imported memory sparsely";
 
 /// How two reports of one workload relate, part by part.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -14,11 +14,11 @@ const BOTH: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
 pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<()> {
     let queue = gpu.family_properties.queue_flags.contains(vk::QueueFlags::SPARSE_BINDING);
     let binding = queue && gpu.features.sparse_binding == vk::TRUE;
-    if report.needs("buffer", binding, "sparseBinding is not shown") {
+    if report.needs("sparse buffer", binding, "sparseBinding is not shown") {
         buffer(gpu, report)?;
     }
     let residency = binding && gpu.features.sparse_residency_image2_d == vk::TRUE;
-    if report.needs("image", residency, "sparseResidencyImage2D is not shown") {
+    if report.needs("sparse image", residency, "sparseResidencyImage2D is not shown") {
         image(gpu, report)?;
     }
     Ok(())
@@ -88,7 +88,7 @@ fn buffer(gpu: &Gpu, report: &mut Report) -> Result<()> {
         ensure!(sink.bytes() == want, "the blocks did not change places");
         result.extend(sink.bytes());
     }
-    report.part("buffer", result);
+    report.part("sparse buffer", result);
     Ok(())
 }
 
@@ -192,6 +192,6 @@ fn image(gpu: &Gpu, report: &mut Report) -> Result<()> {
             ensure!(&pixels[at..at + 4] == want, "the texel at {x}, {y} was lost");
         }
     }
-    report.part("image", pixels);
+    report.part("sparse image", pixels);
     Ok(())
 }
