@@ -868,8 +868,8 @@ impl Made {
             }
             What::Count => bytes[0] = (self.next() % 3) as u8,
             What::CountBe => bytes[last] = (self.next() % 5) as u8,
-            What::Flag => bytes[last] = (self.next() % 4 != 0) as u8,
-            What::ChainSize => bytes[last] = (depth < 3 && self.next() % 3 == 0) as u8,
+            What::Flag => bytes[last] = u8::from(!self.next().is_multiple_of(4)),
+            What::ChainSize => bytes[last] = u8::from(depth < 3 && self.next().is_multiple_of(3)),
             What::ChainType => {
                 let all = crate::chain::CHAINED;
                 let pick = all[(self.next() % all.len() as u64) as usize];
@@ -1067,10 +1067,10 @@ impl<'a> Writer<'a> {
         if optional && !self.flag(p.cast()) {
             return;
         }
-        // SAFETY: the caller's promise.
         let text = if p.is_null() {
             &[]
         } else {
+            // SAFETY: the caller's promise.
             unsafe { std::ffi::CStr::from_ptr(p) }.to_bytes()
         };
         self.be32(text.len() as u32);

@@ -7,33 +7,37 @@ use std::ffi::c_void;
 use asgard_protocol::types::VkStructureType;
 use asgard_protocol::wire::{Base, Wire};
 
-/// The first struct of a type in the chain that starts at `next`.
+/// Where the first struct of a type lies in the chain that starts at `next`; null when there is none.
 ///
 /// # Safety
 /// The chain was decoded, and its arena was not reset.
-pub(super) unsafe fn find<'a, T: Wire>(next: *const c_void) -> Option<&'a T> {
+unsafe fn locate<T: Wire>(next: *const c_void) -> *const T {
     let mut p = next.cast::<Base>();
-    while !p.is_null() {
-        // SAFETY: every struct of a decoded chain starts like Base, and its type says what it is.
-        unsafe {
-            if (*p).s_type == T::STYPE {
-                return Some(&*p.cast::<T>());
-            }
+    // SAFETY: every struct of a decoded chain starts like Base, and its type says what it is.
+    unsafe {
+        while !p.is_null() && (*p).s_type != T::STYPE {
             p = (*p).next;
         }
     }
-    None
+    p.cast()
+}
+
+/// The first struct of a type in the chain that starts at `next`.
+///
+/// # Safety
+/// As [`locate`].
+pub(super) unsafe fn find<'a, T: Wire>(next: *const c_void) -> Option<&'a T> {
+    // SAFETY: the caller's promise.
+    unsafe { locate::<T>(next).as_ref() }
 }
 
 /// As [`find`], to change it.
 ///
 /// # Safety
-/// As [`find`], and nobody else looks at the struct.
+/// As [`locate`], and nobody else looks at the struct.
 pub(super) unsafe fn find_mut<'a, T: Wire>(next: *mut c_void) -> Option<&'a mut T> {
-    // SAFETY: the caller's promise.
-    let found = unsafe { find::<T>(next)? };
-    // SAFETY: as above; the arena that it lies in is writable.
-    Some(unsafe { &mut *std::ptr::from_ref(found).cast_mut() })
+    // SAFETY: the caller's promise; the arena that it lies in is writable.
+    unsafe { locate::<T>(next).cast_mut().as_mut() }
 }
 
 /// Takes every struct of one of these types out of the chain that starts in `slot`.
