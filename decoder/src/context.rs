@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,6 +11,7 @@ use asgard_protocol::types::*;
 use parking_lot::{Mutex, RwLock};
 
 use crate::objects::Objects;
+use crate::recording::Recording;
 use crate::renderer::{Renderer, SharedMemory};
 use crate::sequence::Sequence;
 use crate::signal::Signals;
@@ -94,6 +96,8 @@ pub struct Context {
     pub(crate) command_pools: Mutex<HashMap<u64, HashSet<u64>>>,
     pub(crate) templates: Mutex<HashMap<u64, Arc<[VkDescriptorUpdateTemplateEntry]>>>,
     pub(crate) signals: Signals,
+    /// Where streams are recorded, and how many were.
+    recordings: Mutex<(Option<PathBuf>, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -139,12 +143,26 @@ impl Context {
             command_pools: Mutex::default(),
             templates: Mutex::default(),
             signals: Signals::default(),
+            recordings: Mutex::default(),
         })
     }
 
     /// The decoder of one more guest thread.
     pub fn open_stream(self: &Arc<Self>) -> Stream {
         Stream::new(Arc::clone(self))
+    }
+
+    /// Records every stream that is opened from now on into a file in this folder.
+    pub fn record(&self, folder: PathBuf) {
+        self.recordings.lock().0 = Some(folder);
+    }
+
+    pub(crate) fn start_recording(&self) -> Option<Recording> {
+        let mut recordings = self.recordings.lock();
+        let number = recordings.1;
+        recordings.1 += 1;
+        let folder = recordings.0.as_deref()?;
+        Some(Recording::start(folder, &self.name, number))
     }
 
     /// Makes memory mappable under `blob_id`, or under a new id.

@@ -22,6 +22,7 @@ mod context;
 mod driver;
 mod error;
 mod objects;
+mod recording;
 mod renderer;
 mod sequence;
 mod signal;

@@ -10,6 +10,7 @@ use asgard_protocol::wire::Tokens;
 use asgard_protocol::{Arena, Command, Reader, Writer, commands};
 
 use crate::context::{Context, Device, Instance, Queue};
+use crate::recording::Recording;
 use crate::vulkan::{dispatch, has_sequence_number};
 use crate::{Error, Replies};
 
@@ -23,6 +24,7 @@ pub struct Stream {
     packets: u64,
     arena: Arena,
     reply: Vec<u8>,
+    recording: Option<Recording>,
     engine: Engine,
 }
 
@@ -44,6 +46,7 @@ impl Stream {
             packets: 0,
             arena,
             reply: Vec::new(),
+            recording: context.start_recording(),
             engine: Engine::new(context),
         }
     }
@@ -91,9 +94,12 @@ impl Stream {
     ) -> Result<(), Error> {
         if !self.greeted {
             // The client's flags, a word that stands before the first packet.
-            let Some((_, tail)) = rest.split_first_chunk::<4>() else {
+            let Some((flags, tail)) = rest.split_first_chunk::<4>() else {
                 return Ok(());
             };
+            if let Some(recording) = &mut self.recording {
+                recording.packet(flags);
+            }
             *rest = tail;
             self.greeted = true;
         }
@@ -105,6 +111,9 @@ impl Stream {
             let Some((packet, tail)) = rest.split_at_checked(size) else {
                 return Ok(());
             };
+            if let Some(recording) = &mut self.recording {
+                recording.packet(packet);
+            }
             self.packet(
                 context,
                 header.opcode,
@@ -156,6 +165,9 @@ impl Stream {
                 .counters
                 .bytes_out
                 .fetch_add(self.reply.len() as u64, Ordering::Relaxed);
+            if let Some(recording) = &mut self.recording {
+                recording.reply(&self.reply);
+            }
             replies.send(&self.reply)?;
         }
         Ok(())
