@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -94,6 +95,9 @@ pub(crate) struct DeviceArgs {
         help_heading = "Protocol"
     )]
     spin: u32,
+    /// Write every byte of each ring into a file of this folder
+    #[arg(long, value_name = "FOLDER", help_heading = "Protocol")]
+    pub(crate) record: Option<PathBuf>,
     /// Who executes the commands
     #[arg(long, value_enum, default_value_t = RendererKind::Vulkan, hide = true)]
     pub(crate) renderer: RendererKind,
@@ -139,7 +143,12 @@ impl DeviceArgs {
         if self.no_batched_descriptor_sets {
             args.push(String::from("--no-batched-descriptor-sets"));
         }
-        args.into_iter().map(OsString::from).collect()
+        let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+        if let Some(folder) = &self.record {
+            args.push("--record".into());
+            args.push(folder.into());
+        }
+        args
     }
 
     /// How a supervisor runs the workers.
@@ -217,6 +226,7 @@ mod tests {
             "--no-batched-descriptor-sets",
             "--renderer=null",
             "--spin=7",
+            "--record=/a folder",
         ];
         let first = Only::parse_from(told).device;
         let mut args = first.worker_args(0);

@@ -183,7 +183,15 @@ pub(crate) fn prepare_guest(command: &mut Command, icd: &Icd, preload: &Path, so
         .env("VK_ICD_FILENAMES", &icd.manifest);
     command.env("LD_PRELOAD", prepended(preload, env::var_os("LD_PRELOAD")));
     command.env(SOCKET_VARIABLE, socket);
+    // Windows: what the driver exports is plain memory, which no X or Wayland server takes as an image.
+    // Mesa then copies each frame through shared memory, if it is told to.
+    if env::var_os(WSI_MODE).is_none() {
+        command.env(WSI_MODE, "sw");
+    }
 }
+
+/// How Mesa presents.
+const WSI_MODE: &str = "MESA_VK_WSI_DEBUG";
 
 fn prepended(library: &Path, old: Option<OsString>) -> OsString {
     let mut value = library.as_os_str().to_owned();
@@ -291,8 +299,8 @@ impl Distribution {
 pub(crate) fn install_mesa() -> &'static str {
     match Distribution::here() {
         Distribution::Bookworm => {
-            "echo 'deb http://deb.debian.org/debian bookworm-backports main' | sudo tee /etc/apt/sources.list.d/backports.list \
-             && sudo apt-get update && sudo apt-get install -t bookworm-backports mesa-vulkan-drivers"
+            "make setup    (in Asgard's source tree: adds bookworm-backports), or with that suite configured: \
+             sudo apt-get install -t bookworm-backports mesa-vulkan-drivers"
         }
         Distribution::Apt => "sudo apt-get install mesa-vulkan-drivers",
         Distribution::Pacman => "sudo pacman -S vulkan-gfxstream vulkan-swrast",

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot follow the parent")?;
     confine();
     let control = control_socket()?;
-    let renderer = match load(args.device.renderer) {
+    let renderer = match load(args.device.renderer, args.device.record.clone()) {
         Ok(renderer) => renderer,
         Err(error) => {
             // The supervisor reports it.
@@ -73,14 +74,17 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// Describes the renderer on the standard output.
 pub(crate) fn probe() -> anyhow::Result<ExitCode> {
     confine();
-    let renderer = load(RendererKind::Vulkan)?;
+    let renderer = load(RendererKind::Vulkan, None)?;
     println!("{}", serde_json::to_string(&renderer.describe())?);
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(kind: RendererKind) -> Result<Arc<dyn Renderer>, renderer::Error> {
+fn load(
+    kind: RendererKind,
+    recordings: Option<PathBuf>,
+) -> Result<Arc<dyn Renderer>, renderer::Error> {
     Ok(match kind {
-        RendererKind::Vulkan => Arc::new(Vulkan::load()?),
+        RendererKind::Vulkan => Arc::new(Vulkan::load(recordings)?),
         RendererKind::Null => Arc::new(Null),
     })
 }

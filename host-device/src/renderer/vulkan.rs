@@ -1,6 +1,7 @@
 //! The Vulkan renderer: `asgard-decoder` behind the device's own traits.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use asgard_decoder as decoder;
@@ -9,37 +10,44 @@ use super::{Blob, Context, Description, Error, Limits, Renderer, Replies, Stats,
 
 /// The host's Vulkan driver.
 #[derive(Debug)]
-pub struct Vulkan(Arc<decoder::Renderer>);
+pub struct Vulkan {
+    renderer: Arc<decoder::Renderer>,
+    recordings: Option<PathBuf>,
+}
 
 impl Vulkan {
-    /// Loads the host's Vulkan driver.
-    pub fn load() -> Result<Self, Error> {
-        decoder::Renderer::load().map(Self)
+    /// Loads the host's Vulkan driver; with a folder, every stream is recorded into a file there.
+    pub fn load(recordings: Option<PathBuf>) -> Result<Self, Error> {
+        let renderer = decoder::Renderer::load()?;
+        Ok(Self {
+            renderer,
+            recordings,
+        })
     }
 }
 
 impl Renderer for Vulkan {
     fn describe(&self) -> Description {
         // Three bits of variant, seven of major, ten of minor and twelve of patch version.
-        let version = self.0.api_version();
+        let version = self.renderer.api_version();
         let (major, minor, patch) = (version >> 22 & 0x7f, version >> 12 & 0x3ff, version & 0xfff);
         Description {
-            device: self.0.device_name().to_owned(),
-            driver: self.0.driver_name().to_owned(),
+            device: self.renderer.device_name().to_owned(),
+            driver: self.renderer.driver_name().to_owned(),
             api_version: format!("{major}.{minor}.{patch}"),
-            software: self.0.is_software(),
-            can_share_memory: self.0.can_share_memory(),
+            software: self.renderer.is_software(),
+            can_share_memory: self.renderer.can_share_memory(),
         }
     }
     fn color_buffer_memory_index(&self) -> u32 {
-        self.0.color_buffer_memory_index()
+        self.renderer.color_buffer_memory_index()
     }
     fn create_context(&self, name: &str, limits: Limits) -> Arc<dyn Context> {
-        Arc::new(VulkanContext(decoder::Context::new(
-            Arc::clone(&self.0),
-            name,
-            limits,
-        )))
+        let context = decoder::Context::new(Arc::clone(&self.renderer), name, limits);
+        if let Some(folder) = &self.recordings {
+            context.record(folder.clone());
+        }
+        Arc::new(VulkanContext(context))
     }
 }
 
