@@ -42,6 +42,9 @@ pub struct Limits {
     pub memory: u64,
     /// Live objects.
     pub objects: u32,
+    /// Inline uniform blocks are shown.
+    /// Mesa's guest driver ends the program at the first write to one when it batches descriptor sets.
+    pub inline_uniform_blocks: bool,
 }
 
 impl Default for Limits {
@@ -49,6 +52,7 @@ impl Default for Limits {
         Self {
             memory: u64::MAX,
             objects: 1 << 22,
+            inline_uniform_blocks: true,
         }
     }
 }

@@ -70,7 +70,7 @@ impl Default for Config {
             limits: Limits::default(),
             batched_descriptor_sets: true,
             buffer_size: layout::DEFAULT_BUFFER_SIZE,
-            flush_interval: 65_536,
+            flush_interval: 8192,
             spin: Duration::from_micros(50),
         }
     }
@@ -216,6 +216,7 @@ impl Device {
         let limits = renderer::Limits {
             memory: self.config.limits.memory,
             objects: self.config.limits.objects,
+            inline_uniform_blocks: !self.config.batched_descriptor_sets,
         };
         let renderer = self.renderer.create_context(name, limits);
         self.contexts

@@ -62,7 +62,7 @@ fn hide_features(core: &mut VkPhysicalDeviceFeatures) {
 ///
 /// # Safety
 /// The chain was decoded, and its structs were filled by the driver.
-unsafe fn hide_chained_features(next: *mut std::ffi::c_void) {
+unsafe fn hide_chained_features(next: *mut std::ffi::c_void, inline_uniform_blocks: bool) {
     // SAFETY: the caller's promise; what is found is this command's own.
     unsafe {
         if let Some(f) = chain::find_mut::<VkPhysicalDeviceVulkan14Features>(next) {
@@ -70,6 +70,17 @@ unsafe fn hide_chained_features(next: *mut std::ffi::c_void) {
         }
         if let Some(f) = chain::find_mut::<VkPhysicalDeviceHostImageCopyFeatures>(next) {
             f.hostImageCopy = 0;
+        }
+        if inline_uniform_blocks {
+            return;
+        }
+        if let Some(f) = chain::find_mut::<VkPhysicalDeviceVulkan13Features>(next) {
+            f.inlineUniformBlock = 0;
+            f.descriptorBindingInlineUniformBlockUpdateAfterBind = 0;
+        }
+        if let Some(f) = chain::find_mut::<VkPhysicalDeviceInlineUniformBlockFeatures>(next) {
+            f.inlineUniformBlock = 0;
+            f.descriptorBindingInlineUniformBlockUpdateAfterBind = 0;
         }
     }
 }
@@ -103,7 +114,8 @@ impl PhysicalDeviceCommands for Engine {
         unsafe {
             f(c.physicalDevice, c.pFeatures);
             hide_features(&mut (*c.pFeatures).features);
-            hide_chained_features((*c.pFeatures).pNext);
+            let limits = &self.context.limits;
+            hide_chained_features((*c.pFeatures).pNext, limits.inline_uniform_blocks);
         }
         Ok(())
     }
