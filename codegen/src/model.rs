@@ -733,6 +733,9 @@ impl<'a> Resolver<'a> {
             return Ok(Len::Path(p.to_owned(), field.to_owned()));
         }
         if let Some(sibling) = siblings.iter().find(|s| s.name == first) {
+            if siblings.iter().skip_while(|s| s.name != m.name).any(|s| s.name == first) {
+                bail!("length {len} comes after what it counts: see the policy's [[unknown_length]]");
+            }
             return Ok(if sibling.ptr > 0 {
                 Len::Deref(first.to_owned())
             } else {

@@ -169,17 +169,15 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// Fewest bytes it takes; bounds allocations by what a packet can hold.
-    pub fn min(&self, of_struct: &dyn Fn(&str) -> usize, size_of_raw: usize) -> usize {
+    /// Fewest bytes it takes, without what lies in place: bounds allocations by what a packet can hold.
+    pub fn min(&self) -> usize {
         match self {
             Self::Plain(p) => p.size(),
             Self::Size | Self::Function | Self::Handle { .. } | Self::Callbacks => 8,
-            Self::Struct(s) => of_struct(s),
-            Self::Union { .. } | Self::Nothing | Self::Foreign(_) | Self::Structs(_) => 0,
-            Self::Raw => size_of_raw,
-            Self::Chain => 4,
-            Self::Str { optional } => 4 + 8 * usize::from(*optional),
-            Self::Strs(_) => 4,
+            Self::Struct(_) | Self::Structs(_) | Self::Union { .. } | Self::Raw => 0,
+            Self::Nothing | Self::Foreign(_) => 0,
+            Self::Chain | Self::Strs(_) => 4,
+            Self::Str { optional } => if *optional { 8 } else { 4 },
             Self::Pointer { optional, .. } => 8 * usize::from(*optional),
         }
     }

@@ -79,7 +79,7 @@ pub fn zeroed<T: Zeroed>() -> T {
 ///
 /// # Safety
 /// `decode` writes only valid values, and `MIN` is at least one.
-pub unsafe trait Wire: Copy {
+pub unsafe trait Wire: Zeroed {
     /// The fewest bytes it takes.
     const MIN: usize;
     /// Its structure type, or -1.
@@ -235,6 +235,7 @@ pub struct Reader<'a> {
     out: bool,
     depth: u16,
     root: VkStructureType,
+    old: Option<VkStructureType>,
     staged: Option<(u64, u64)>,
     trace: Option<Vec<u64>>,
     made: Option<Made>,
@@ -253,6 +254,7 @@ impl<'a> Reader<'a> {
             out: false,
             depth: 0,
             root: -1,
+            old: None,
             staged: None,
             trace: None,
             made: None,
@@ -407,6 +409,9 @@ impl<'a> Reader<'a> {
         let found = i32::from_le_bytes(self.take(What::Exactly(&expected.to_le_bytes()))?);
         if self.depth == 0 {
             self.root = expected;
+        }
+        if self.old.take().is_some_and(|old| old == found) {
+            return Ok(expected);
         }
         if found == expected || self.exact {
             Ok(found)
@@ -786,14 +791,23 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A returned count must fit the room that the request stated.
+    /// As [`Reader::link`], for a struct that came under an old structure type.
+    ///
+    /// # Safety
+    /// As [`Reader::chain`].
+    pub(crate) unsafe fn link_old<T: Wire>(
+        &mut self,
+        slot: *mut *mut c_void,
+        old: VkStructureType,
+    ) -> Result<(), DecodeError> {
+        self.old = Some(old);
+        // SAFETY: the caller's promise.
+        unsafe { self.link::<T>(slot, true) }
+    }
+
+    /// A returned count must fit the room that the caller made.
     pub(crate) fn fits(&self, n: usize, room: usize) -> Result<(), DecodeError> {
-        // With no array behind it the count is free.
-        if n > room && room > 0 && self.in_place {
-            Err(DecodeError::NoRoom)
-        } else {
-            Ok(())
-        }
+        if n > room && self.in_place { Err(DecodeError::NoRoom) } else { Ok(()) }
     }
 }
 
@@ -1008,10 +1022,14 @@ impl<'a> Writer<'a> {
         }
     }
 
+    // A null pointer where values are due sends zeros: the stream stays in step.
+
     /// # Safety
-    /// `p` is valid for `n` reads.
+    /// `p` is null or valid for `n` reads.
     pub(crate) unsafe fn scalars<T>(&mut self, p: *const T, n: usize) {
-        if n > 0 && !p.is_null() {
+        if p.is_null() {
+            self.buf.resize(self.buf.len() + n * size_of::<T>(), 0);
+        } else if n > 0 {
             // SAFETY: the caller's promise.
             let bytes = unsafe { std::slice::from_raw_parts(p.cast::<u8>(), n * size_of::<T>()) };
             self.buf.extend_from_slice(bytes);
@@ -1019,29 +1037,34 @@ impl<'a> Writer<'a> {
     }
 
     /// # Safety
-    /// `p` is valid for `n` reads.
+    /// `p` is null or valid for `n` reads.
     pub(crate) unsafe fn sizes(&mut self, p: *const usize, n: usize) {
         for i in 0..n {
             // SAFETY: the caller's promise.
-            self.size(unsafe { *p.add(i) });
+            self.size(if p.is_null() { 0 } else { unsafe { *p.add(i) } });
         }
     }
 
     /// # Safety
-    /// `p` is valid for `n` reads.
+    /// `p` is null or valid for `n` reads.
     pub(crate) unsafe fn handles(&mut self, p: *const u64, n: usize, kind: Kind) {
         for i in 0..n {
             // SAFETY: the caller's promise.
-            self.handle(kind, unsafe { *p.add(i) });
+            self.handle(kind, if p.is_null() { 0 } else { unsafe { *p.add(i) } });
         }
     }
 
     /// # Safety
-    /// `p` is valid for `n` reads of encodable values.
+    /// `p` is null or valid for `n` reads of encodable values.
     pub(crate) unsafe fn array<T: Wire>(&mut self, p: *const T, n: usize) {
         for i in 0..n {
-            // SAFETY: the caller's promise.
-            unsafe { (*p.add(i)).encode(self) };
+            // SAFETY: the caller's promise; a value of zeros has null pointers.
+            unsafe {
+                match p.is_null() {
+                    true => zeroed::<T>().encode(self),
+                    false => (*p.add(i)).encode(self),
+                }
+            }
         }
     }
 
@@ -1078,12 +1101,13 @@ impl<'a> Writer<'a> {
     }
 
     /// # Safety
-    /// `p` is valid for `n` reads of strings.
+    /// `p` is null or valid for `n` reads of strings.
     pub(crate) unsafe fn strings<P>(&mut self, p: *const P, n: usize) {
         self.be32(n as u32);
+        let p = p.cast::<*const c_char>();
         for i in 0..n {
             // SAFETY: the caller's promise.
-            unsafe { self.string(*p.cast::<*const c_char>().add(i), false) };
+            unsafe { self.string(if p.is_null() { p.cast() } else { *p.add(i) }, false) };
         }
     }
 

@@ -4,7 +4,7 @@
 //! Input bytes are boxed exactly, so that a memory checker sees a read past their end:
 //! `valgrind target/debug/deps/round_trip-*`.
 
-use asgard_protocol::wire::{Tokens, Zeroed};
+use asgard_protocol::wire::Tokens;
 use asgard_protocol::{
     Arena, Command, DecodeError, Exact, Handles, Reader, Wire, Writer, chain, commands, types,
     zeroed,
@@ -76,7 +76,7 @@ fn round_trip<C: Command>(seed: u64, staged: bool) {
         // SAFETY: every return type is an integer, nothing, or an optional function.
         let ret: C::Return = std::mem::zeroed();
         let reply = encoded(&Exact, None, false, |w| command.encode_reply(ret, w));
-        assert_eq!(reply.is_empty(), !C::HAS_REPLY, "the reply of {}", C::NAME);
+        assert!(reply.is_empty() || C::HAS_REPLY, "the reply of {}", C::NAME);
         let mut r = Reader::reply(&reply, &arena, &Exact).tracing();
         let ret = command
             .decode_reply(&mut r)
@@ -152,7 +152,7 @@ fn damage_never_panics<C: Command>(seed: u64, flips: &[(u16, u8)], noise: &[u8])
 }
 
 /// The same for a struct by itself, chained or not.
-fn struct_round_trip<T: Wire + Zeroed>(name: &str, seed: u64) {
+fn struct_round_trip<T: Wire>(name: &str, seed: u64) {
     let arena = Arena::new();
     // SAFETY: as in `round_trip`; a zeroed value is what `decode` wants.
     unsafe {

@@ -1,5 +1,7 @@
 //! Encode and decode of every struct and command, one small function each.
 
+use std::collections::BTreeMap;
+
 use super::{Out, ident};
 use crate::Model;
 use crate::model::{Command, Field, Struct};
@@ -11,6 +13,15 @@ pub(super) fn structs(model: &Model) -> String {
     for s in model.structs.iter().filter(|s| s.foreign.is_none()) {
         write_struct(&mut out, model, s);
     }
+    out.line("/// Calls the macro `$m` with the name of every struct and union that has an encoding.");
+    out.line("#[macro_export]");
+    out.line("macro_rules! for_each_struct {");
+    out.line("($m:ident) => { $m! {");
+    for s in model.structs.iter().filter(|s| s.foreign.is_none()) {
+        out.line(format!("{},", s.name));
+    }
+    out.line("} };");
+    out.line("}");
     out.finish()
 }
 
@@ -25,15 +36,8 @@ fn write_struct(out: &mut Out, model: &Model, s: &Struct) {
     if s.union {
         return write_union(out, model, s);
     }
-    let mut min: Vec<String> = Vec::new();
-    let mut fixed = s.prefix.len() * 4;
-    for field in &s.fields {
-        match &field.wire {
-            Wire::Struct(name) => min.push(format!("<{name} as Wire>::MIN")),
-            Wire::Raw => min.push(format!("size_of::<{}>()", field.rust)),
-            wire => fixed += wire.min(&|_| 0, 0),
-        }
-    }
+    let fixed: usize = s.prefix.len() * 4 + s.fields.iter().map(|f| f.wire.min()).sum::<usize>();
+    let mut min: Vec<String> = s.fields.iter().filter_map(in_place).collect();
     if fixed > 0 || min.is_empty() {
         min.insert(0, fixed.max(1).to_string());
     }
@@ -65,15 +69,26 @@ fn write_struct(out: &mut Out, model: &Model, s: &Struct) {
     out.line("}");
 }
 
+/// The fewest bytes of a member that lies in place, as an expression.
+fn in_place(field: &Field) -> Option<String> {
+    match &field.wire {
+        Wire::Struct(name) | Wire::Union { name, selector: None } => {
+            Some(format!("<{name} as Wire>::MIN"))
+        }
+        Wire::Structs(name) => Some(format!(
+            "size_of::<{}>() / size_of::<{name}>() * <{name} as Wire>::MIN",
+            field.rust
+        )),
+        Wire::Raw => Some(format!("size_of::<{}>()", field.rust)),
+        _ => None,
+    }
+}
+
 fn write_union(out: &mut Out, model: &Model, s: &Struct) {
     let Some(first) = s.fields.first() else {
         return;
     };
-    let min = match &first.wire {
-        Wire::Struct(name) => format!("<{name} as Wire>::MIN"),
-        Wire::Raw => format!("size_of::<{}>()", first.rust),
-        wire => wire.min(&|_| 0, 0).max(1).to_string(),
-    };
+    let min = in_place(first).unwrap_or_else(|| first.wire.min().max(1).to_string());
     out.line("// SAFETY: the first member is read or written as the registry declares it.");
     out.line(format!("unsafe impl Wire for {} {{", s.name));
     out.line(format!("const MIN: usize = {min};"));
@@ -152,7 +167,7 @@ pub(super) fn chain(model: &Model) -> String {
     for (root, number, name) in &model.legacy_stypes {
         let root = model.get(root).and_then(Struct::stype).unwrap_or("-1");
         out.line(format!(
-            "({root}, {number}) => return r.link::<{name}>(slot, false),"
+            "({root}, {number}) => return r.link_old::<{name}>(slot, stype),"
         ));
     }
     out.line("_ => {}");
@@ -249,9 +264,9 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     out.line("#[repr(C)]");
     out.line("#[derive(Clone, Copy, Debug)]");
     out.line(format!("pub struct {} {{", c.name));
-    for p in &c.params {
+    for (i, p) in c.params.iter().enumerate() {
         out.line(format!("pub {}: {},", ident(&p.name), p.rust));
-        if let Some((name, ty)) = token(p, staged) {
+        if let Some((name, ty)) = token(p, staged, i == 0) {
             out.line(format!("pub {name}: {ty},"));
         }
     }
@@ -274,11 +289,11 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
         "let {}c: Self = zeroed();",
         if quiet { "" } else { "mut " }
     ));
-    for p in &c.params {
+    for (i, p) in c.params.iter().enumerate() {
         if p.out {
             out.line("r.begin_out();");
         }
-        decode_param(out, model, p, staged);
+        decode_param(out, model, p, staged, i == 0);
         if p.out {
             out.line("r.end_out();");
         }
@@ -324,13 +339,19 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     if outs.iter().any(|p| !matches!(p.wire, Wire::Nothing)) {
         out.line("let c = self;");
     }
-    let caps = capacities(&outs);
-    for name in &caps {
-        out.line(format!("let room_{name} = count_at!(c.{name});"));
+    let rooms = rooms(&outs);
+    for (count, arrays) in &rooms {
+        // Without an array behind it the count is free.
+        let free: Vec<String> =
+            arrays.iter().map(|a| format!("c.{}.is_null()", ident(a))).collect();
+        out.line(format!(
+            "let room_{count} = if {} {{ usize::MAX }} else {{ count_at!(c.{count}) }};",
+            free.join(" && ")
+        ));
     }
     for p in &outs {
         decode_field(out, model, p, "c.", false);
-        if caps.contains(&p.name) {
+        if rooms.contains_key(p.name.as_str()) {
             out.line(format!("r.fits(count_at!(c.{0}), room_{0})?;", p.name));
         }
     }
@@ -343,30 +364,26 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     out.line("}");
 }
 
-/// Counts that come back and bound an array the caller owns.
-fn capacities(outs: &[&Field]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
+/// Counts that come back, and the arrays of the caller's that they bound.
+fn rooms<'f>(outs: &[&'f Field]) -> BTreeMap<&'f str, Vec<&'f str>> {
+    let mut rooms: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for p in outs {
-        if let Wire::Pointer {
-            len: Len::Deref(name),
-            ..
-        } = &p.wire
-            && outs.iter().any(|o| o.name == *name)
-            && !names.contains(name)
+        if let Wire::Pointer { len: Len::Deref(count), .. } = &p.wire
+            && outs.iter().any(|o| o.name == *count)
         {
-            names.push(name.clone());
+            rooms.entry(count).or_default().push(&p.name);
         }
     }
-    names
+    rooms
 }
 
 /// The field that keeps a parameter's token, for handles that the host looks up.
-fn token(p: &Field, staged: bool) -> Option<(String, &'static str)> {
+fn token(p: &Field, staged: bool, first: bool) -> Option<(String, &'static str)> {
     if p.out {
         return None;
     }
     match &p.wire {
-        Wire::Handle { kind, .. } if !staged || kind == "CommandBuffer" => {
+        Wire::Handle { .. } if !staged || first => {
             Some((format!("{}_token", p.name), "u64"))
         }
         Wire::Pointer {
@@ -377,9 +394,9 @@ fn token(p: &Field, staged: bool) -> Option<(String, &'static str)> {
     }
 }
 
-fn decode_param(out: &mut Out, model: &Model, p: &Field, staged: bool) {
+fn decode_param(out: &mut Out, model: &Model, p: &Field, staged: bool, first: bool) {
     let name = ident(&p.name);
-    let Some((token, _)) = token(p, staged) else {
+    let Some((token, _)) = token(p, staged, first) else {
         return decode_field(out, model, p, "c.", false);
     };
     match &p.wire {
