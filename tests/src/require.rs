@@ -8,17 +8,22 @@ fn missing(name: &str) -> Option<String> {
         "mesa" => std::env::var_os("VK_DRIVER_FILES").is_some() || via::lavapipe().is_some(),
         "gfxstream" => via::gfxstream().is_some(),
         "asgard" => via::asgard().is_some(),
+        "vulkaninfo" | "vkcube" => via::find_program(name).is_some(),
+        "xvfb" => via::find_program("Xvfb").is_some(),
         _ => panic!("no prerequisite is called {name:?}"),
     };
     let why = match name {
         "mesa" => "no lavapipe driver is installed, and VK_DRIVER_FILES names no other",
         "gfxstream" => "no gfxstream guest driver is installed (Debian: mesa-vulkan-drivers)",
+        "vulkaninfo" | "vkcube" => "vulkaninfo and vkcube are not installed (Debian: vulkan-tools)",
+        "xvfb" => "Xvfb, an X server without a screen, is not installed (Debian: xvfb)",
         _ => "the asgard program is not built, and ASGARD_BIN does not name one",
     };
     (!here).then(|| why.to_owned())
 }
 
-/// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program).
+/// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
+/// "vulkaninfo", "vkcube", "xvfb".
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.

@@ -76,6 +76,13 @@ pub fn native(command: &mut Command) {
     }
 }
 
+/// A program by name, where the shell would find it.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
 /// Runs a command to its end; after `limit` it and its children are killed.
 pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
     let started = Instant::now();
@@ -144,6 +151,11 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until guests can connect.
     pub fn start() -> Result<Self> {
+        Self::start_with(|_| {})
+    }
+
+    /// As [`Server::start`], after changes to its command.
+    pub fn start_with(change: impl FnOnce(&mut Command)) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("kumquat");
         let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
@@ -155,6 +167,7 @@ impl Server {
             .arg(&socket)
             .args(["--ready-fd", "1"]);
         native(&mut command);
+        change(&mut command);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -189,6 +202,12 @@ impl Server {
             .arg(program);
         native(&mut command);
         Ok(command)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// What the server and all processes below it use now.
