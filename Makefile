@@ -38,7 +38,7 @@ lint: ## formatting, clippy and documentation, warnings as errors
 
 bench: setup ## the speed of the ring and of common calls, beside native
 	$(CARGO) build --release
-	$(CARGO) run --release -q --bin bench
+	$(CARGO) run --release -q --bin bench -- --compare
 
 man: ## write the manual page and the shell completions into out/
 	$(CARGO) build --release
