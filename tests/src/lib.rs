@@ -3,7 +3,9 @@
 //! The `scene` program runs one named workload on whatever device the Vulkan loader shows and writes what it computed;
 //! `bench` times the calls that a remote renderer makes slow; the integration tests run both natively and through `asgard run` and compare.
 //!
-//! Nothing here may depend on how the renderer works inside: a workload is an ordinary Vulkan program, and the library around it only starts processes.
+//! None of that may depend on how the renderer works inside: a workload is an ordinary Vulkan program, and the library around it only starts processes.
+//!
+//! The rest is for bad input: [`guest`] speaks to a server without a driver in between, right or wrong.
 //!
 //! Start reading at [`scenes`], then [`compare`].
 #![allow(
@@ -15,6 +17,7 @@ pub mod bench;
 pub mod compare;
 pub mod draw;
 pub mod gpu;
+pub mod guest;
 pub mod picture;
 pub mod report;
 pub mod require;
