@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::layout::{DOORBELL, GUEST_WAITING, MAGIC, MAGIC_WORD, PROGRESS, SLEEPING, STATE, state};
+use crate::layout::{
+    DOORBELL, GUEST_CORE, GUEST_WAITING, MAGIC, MAGIC_WORD, PROGRESS, SLEEPING, STATE, state,
+};
 use crate::mapping::Mapping;
 use crate::ring::{CROWDED, Memory, Patience};
 
@@ -120,6 +122,8 @@ pub struct YieldWaiter<M = Mapping> {
     seen: Option<u32>,
     /// Time spent in yields since the count last changed.
     spent: Duration,
+    /// What was last told of the core.
+    core: u32,
     sleeps: u64,
 }
 
@@ -141,6 +145,7 @@ impl<M: Memory> YieldWaiter<M> {
             budget,
             seen: None,
             spent: Duration::ZERO,
+            core: 0,
             sleeps: 0,
         }
     }
@@ -164,6 +169,11 @@ impl<M: Memory> YieldWaiter<M> {
     }
 
     fn yield_for_real(&mut self) {
+        let core = self.mem.core();
+        if core != self.core {
+            self.core = core;
+            self.mem.store(GUEST_CORE, core);
+        }
         let before = Instant::now();
         self.mem.yield_now();
         let took = before.elapsed();

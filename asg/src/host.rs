@@ -5,12 +5,12 @@
 //! RENDERING, so that no guest pings: every way from there leads to another look at the rings.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::doorbell::{Doorbell, tell_progress};
 use crate::layout::{
     ASGARD_VERSION, ASGARD_VERSION_WORD, BUFFER, BUFFER_SIZE, DEFAULT_BUFFER_SIZE,
-    DEFAULT_FLUSH_INTERVAL, DOORBELL, FLUSH_INTERVAL, GUEST_WAITING, GUEST_WRITE_POS,
+    DEFAULT_FLUSH_INTERVAL, DOORBELL, FLUSH_INTERVAL, GUEST_CORE, GUEST_WAITING, GUEST_WRITE_POS,
     HOST_CONSUMED_POS, IN_ERROR, INLINE_SIZE, MAGIC, MAGIC_WORD, PROGRESS, RECORD_SIZE, STATE,
     TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state, valid_config,
 };
@@ -75,6 +75,47 @@ pub struct HostChannel<M = Mapping> {
     /// How much may still be received once this end is stopped.
     grace: usize,
     failed: bool,
+    neighbour: Neighbour,
+}
+
+/// Whether the guest's thread waits on the core that this end spins on.
+///
+/// The scheduler may put both on one core and leave them there, since each lets the other run all the
+/// time; an answer then takes two switches of context where it could take a cache line.
+#[derive(Debug, Default)]
+struct Neighbour {
+    /// Waits in a row that found the guest here.
+    met: u32,
+    moved: Option<Instant>,
+}
+
+impl Neighbour {
+    /// So often in a row is no chance.
+    const ENOUGH: u32 = 4;
+    /// When all cores are busy there is no better place, and moving on would only cost.
+    const REST: Duration = Duration::from_millis(10);
+
+    #[inline]
+    fn look(&mut self, mem: &impl Memory) {
+        let guest = mem.load(GUEST_CORE);
+        if guest == 0 || guest != mem.core() {
+            self.met = 0;
+            return;
+        }
+        self.met += 1;
+        if self.met >= Self::ENOUGH {
+            self.leave(mem);
+        }
+    }
+
+    #[cold]
+    fn leave(&mut self, mem: &impl Memory) {
+        self.met = 0;
+        if self.moved.is_none_or(|then| then.elapsed() > Self::REST) {
+            self.moved = Some(Instant::now());
+            mem.leave_core();
+        }
+    }
 }
 
 /// At most so many bytes change hands before the other end hears of it, so that both copy at once,
@@ -118,6 +159,7 @@ impl<M: Memory> HostChannel<M> {
             (IN_ERROR, 0),
             (DOORBELL, 0),
             (PROGRESS, 0),
+            (GUEST_CORE, 0),
             (GUEST_WAITING, 0),
             (ASGARD_VERSION_WORD, ASGARD_VERSION),
             (MAGIC_WORD, MAGIC),
@@ -136,6 +178,7 @@ impl<M: Memory> HostChannel<M> {
             counters: Counters::default(),
             grace: buffer_size as usize,
             failed: false,
+            neighbour: Neighbour::default(),
         })
     }
 
@@ -351,6 +394,7 @@ impl<M: Memory> HostChannel<M> {
     }
 
     fn wait_long(&mut self, spin: Duration) -> Wake {
+        self.neighbour.look(&*self.mem);
         let mut spin = Spin::new(spin);
         while spin.step(&*self.mem) {
             if let Some(wake) = self.look() {

@@ -262,6 +262,23 @@ impl Memory for Mapping {
     fn nap(&self, time: Duration) {
         std::thread::sleep(time);
     }
+
+    fn core(&self) -> u32 {
+        u32::try_from(rustix::thread::sched_getcpu()).map_or(0, |core| core + 1)
+    }
+
+    fn leave_core(&self) {
+        use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+        let Ok(all) = sched_getaffinity(None) else {
+            return;
+        };
+        let mut others = all;
+        others.unset(sched_getcpu());
+        // The kernel moves the thread at once, and may move it back later.
+        if others.count() > 0 && sched_setaffinity(None, &others).is_ok() {
+            let _ = sched_setaffinity(None, &all);
+        }
+    }
 }
 
 /// From how many bytes on a copy is worth the start-up of the wide loop.

@@ -63,6 +63,14 @@ pub trait Memory {
 
     /// Sleeps for a time.
     fn nap(&self, time: Duration);
+
+    /// The core that this thread runs on, plus one; 0 where that cannot be told.
+    fn core(&self) -> u32 {
+        0
+    }
+
+    /// Moves this thread to another core, if it may run on one.
+    fn leave_core(&self) {}
 }
 
 /// For how long to sleep on a word.
