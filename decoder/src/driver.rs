@@ -90,6 +90,12 @@ impl Loader {
         let mut instance = VkInstance(0);
         // SAFETY: the structs live through the call.
         let result = unsafe { create(&raw const info, ptr::null(), &raw mut instance) };
+        if result == VK_ERROR_INCOMPATIBLE_DRIVER {
+            return Err(Error::NoDriver(
+                "the Vulkan loader found none; Mesa's software driver will do (Debian: mesa-vulkan-drivers)"
+                    .to_owned(),
+            ));
+        }
         if result != VK_SUCCESS {
             return Err(Error::NoDriver(format!(
                 "vkCreateInstance failed with {result}"

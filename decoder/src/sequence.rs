@@ -20,13 +20,16 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// It is the turn of `number`.
+    #[inline]
+    pub(crate) fn is_next(&self, number: u32) -> bool {
+        self.done.load(Ordering::Acquire).wrapping_add(1) == number
+    }
+
     /// Waits for the turn of `number`; false when `dead` became true meanwhile.
     #[inline]
     pub(crate) fn wait(&self, number: u32, dead: impl Fn() -> bool) -> bool {
-        if self.done.load(Ordering::Acquire).wrapping_add(1) == number {
-            return true;
-        }
-        self.wait_slow(number, dead)
+        self.is_next(number) || self.wait_slow(number, dead)
     }
 
     #[cold]

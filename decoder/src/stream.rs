@@ -139,6 +139,10 @@ impl Stream {
                 .ok_or(Error::Nonsense("a packet without a sequence number"))?;
             body = tail;
             let number = u32::from_le_bytes(*number);
+            if !context.sequence.is_next(number) && commands::name(opcode).is_none() {
+                // Its number is as likely to be nonsense, and its turn might never come.
+                return Err(Error::UnknownOpcode(opcode));
+            }
             if !context.sequence.wait(number, || context.is_dead()) {
                 return Err(Error::Poisoned(context.error().unwrap_or_default()));
             }
