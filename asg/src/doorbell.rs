@@ -12,7 +12,7 @@ use crate::layout::{
     DOORBELL, GUEST_CORE, GUEST_WAITING, MAGIC, MAGIC_WORD, PROGRESS, SLEEPING, STATE, state,
 };
 use crate::mapping::Mapping;
-use crate::ring::{CROWDED, Memory, Patience};
+use crate::ring::{Crowd, Memory, Patience};
 
 /// Makes the host's consumer of one ring look at it, from any thread, or stop.
 #[derive(Debug)]
@@ -124,6 +124,7 @@ pub struct YieldWaiter<M = Mapping> {
     spent: Duration,
     /// What was last told of the core.
     core: u32,
+    crowd: Crowd,
     sleeps: u64,
 }
 
@@ -146,6 +147,7 @@ impl<M: Memory> YieldWaiter<M> {
             seen: None,
             spent: Duration::ZERO,
             core: 0,
+            crowd: Crowd::default(),
             sleeps: 0,
         }
     }
@@ -157,7 +159,10 @@ impl<M: Memory> YieldWaiter<M> {
             // The driver has not looked since; it will when this returns.
             self.seen = Some(progress);
             self.spent = Duration::ZERO;
-            if !self.budget.is_zero() {
+            if self.crowd.is_here() {
+                // It costs nothing to let the driver look once more; then it sleeps.
+                self.spent = self.budget;
+            } else if !self.budget.is_zero() {
                 self.yield_for_real();
             }
         } else if self.spent < self.budget || !tells_progress(&*self.mem) {
@@ -177,7 +182,8 @@ impl<M: Memory> YieldWaiter<M> {
         let before = Instant::now();
         self.mem.yield_now();
         let took = before.elapsed();
-        self.spent = if took > CROWDED {
+        self.crowd.note(took);
+        self.spent = if self.crowd.is_here() {
             self.budget
         } else {
             self.spent.saturating_add(took)

@@ -15,7 +15,7 @@ use crate::layout::{
     TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state, valid_config,
 };
 use crate::mapping::Mapping;
-use crate::ring::{Consumer, Memory, Nap, Patience, Producer, Shape, Spin, init_headers};
+use crate::ring::{Consumer, Crowd, Memory, Nap, Patience, Producer, Shape, Spin, init_headers};
 use crate::{Error, Result};
 
 /// What the host decides about a ring.
@@ -76,6 +76,7 @@ pub struct HostChannel<M = Mapping> {
     grace: usize,
     failed: bool,
     neighbour: Neighbour,
+    crowd: Crowd,
 }
 
 /// Whether the guest's thread waits on the core that this end spins on.
@@ -179,6 +180,7 @@ impl<M: Memory> HostChannel<M> {
             grace: buffer_size as usize,
             failed: false,
             neighbour: Neighbour::default(),
+            crowd: Crowd::default(),
         })
     }
 
@@ -395,9 +397,16 @@ impl<M: Memory> HostChannel<M> {
 
     fn wait_long(&mut self, spin: Duration) -> Wake {
         self.neighbour.look(&*self.mem);
-        let mut spin = Spin::new(spin);
-        while spin.step(&*self.mem) {
-            if let Some(wake) = self.look() {
+        if !self.crowd.is_here() {
+            let mut spin = Spin::new(spin);
+            let mut wake = None;
+            while wake.is_none() && spin.step(&*self.mem) {
+                wake = self.look();
+            }
+            if let Some(longest) = spin.longest_yield() {
+                self.crowd.note(longest);
+            }
+            if let Some(wake) = wake {
                 return self.woken(wake);
             }
         }

@@ -305,10 +305,45 @@ pub(crate) struct Spin {
     budget: Duration,
     start: Option<Instant>,
     round: u32,
+    longest: Duration,
 }
 
 /// A yield that took this long has let somebody else run, who will want more.
 pub(crate) const CROWDED: Duration = Duration::from_micros(20);
+
+/// Whether others want the cores, as far as yields told.
+///
+/// Where they do, a yield costs a whole turn of theirs, milliseconds, while a sleeper that is woken gets
+/// its turn at once. So for some time after a long yield there is no sense in trying another.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    until: Option<Instant>,
+    rest: Duration,
+}
+
+impl Crowd {
+    /// After the first long yield.
+    const SHORTEST: Duration = Duration::from_millis(1);
+    /// After many in a row; then trying costs a hundredth of the time.
+    const LONGEST: Duration = Duration::from_millis(256);
+
+    /// Sleep rather than spin.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What a yield took.
+    #[inline]
+    pub(crate) fn note(&mut self, took: Duration) {
+        if took > CROWDED {
+            self.rest = (self.rest * 2).clamp(Self::SHORTEST, Self::LONGEST);
+            self.until = Some(Instant::now() + self.rest);
+        } else if self.until.is_some() {
+            *self = Self::default();
+        }
+    }
+}
 
 /// How many times to look between two yields.
 const LOOKS: u32 = 64;
@@ -319,7 +354,13 @@ impl Spin {
             budget,
             start: None,
             round: 0,
+            longest: Duration::ZERO,
         }
+    }
+
+    /// The longest of its yields, if there was one.
+    pub(crate) fn longest_yield(&self) -> Option<Duration> {
+        self.start.map(|_| self.longest)
     }
 
     /// Spends a moment. False if there is no sense in spinning on.
@@ -345,7 +386,8 @@ impl Spin {
             return false;
         }
         mem.yield_now();
-        if before.elapsed() > CROWDED {
+        self.longest = self.longest.max(before.elapsed());
+        if self.longest > CROWDED {
             // The caller looks once more, and then gives up.
             self.budget = Duration::ZERO;
         }
