@@ -14,7 +14,7 @@ pub(crate) struct Recording(Option<BufWriter<File>>);
 impl Recording {
     /// Starts a recording in `folder`; a failure is logged, and nothing is recorded.
     pub(crate) fn start(folder: &Path, name: &str, stream: u64) -> Self {
-        let path = folder.join(format!("{name}.{stream}.gfxrec"));
+        let path = folder.join(file_name(name, stream));
         match File::create(&path) {
             Ok(file) => Self(Some(BufWriter::new(file))),
             Err(error) => {
@@ -43,5 +43,29 @@ impl Recording {
             tracing::warn!(%error, "the recording ends here");
             self.0 = None;
         }
+    }
+}
+
+/// The name is the guest's, and must not lead out of the folder.
+fn file_name(name: &str, stream: u64) -> String {
+    let harmless = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    let name: String = name.chars().map(harmless).collect();
+    format!("{name}.{stream}.gfxrec")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_does_not_choose_the_folder() {
+        assert_eq!(file_name("/etc/../x y", 3), "_etc____x_y.3.gfxrec");
+        assert_eq!(file_name("vkcube-1", 0), "vkcube-1.0.gfxrec");
     }
 }
