@@ -11,14 +11,15 @@ use asgard_protocol::zeroed;
 
 use crate::Error;
 
-type GetInstanceProcAddr =
+/// `vkGetInstanceProcAddr`.
+pub type GetInstanceProcAddr =
     unsafe extern "system" fn(VkInstance, *const c_char) -> PFN_vkVoidFunction;
 type GetDeviceProcAddr = unsafe extern "system" fn(VkDevice, *const c_char) -> PFN_vkVoidFunction;
 
 /// The Vulkan loader.
 pub(crate) struct Loader {
     // Keeps the code behind the pointers mapped.
-    _library: libloading::Library,
+    _library: Option<libloading::Library>,
     get: GetInstanceProcAddr,
     pub(crate) global: GlobalFns,
 }
@@ -39,13 +40,26 @@ impl Loader {
         let get = unsafe { library.get::<GetInstanceProcAddr>(b"vkGetInstanceProcAddr\0") }
             .map(|symbol| *symbol)
             .map_err(|e| Error::NoDriver(format!("libvulkan.so.1 is no Vulkan loader: {e}")))?;
+        // SAFETY: the library stays mapped as long as the pointer is used.
+        let loader = unsafe { Self::with(get) };
+        Ok(Self {
+            _library: Some(library),
+            ..loader
+        })
+    }
+
+    /// A loader or driver that is in this process already.
+    ///
+    /// # Safety
+    /// `get` is a Vulkan implementation's entry point, and stays one.
+    pub(crate) unsafe fn with(get: GetInstanceProcAddr) -> Self {
         // SAFETY: with a null instance it returns global functions or null.
         let global = unsafe { GlobalFns::load(|name| get(VkInstance(0), name.as_ptr())) };
-        Ok(Self {
-            _library: library,
+        Self {
+            _library: None,
             get,
             global,
-        })
+        }
     }
 
     /// The functions of an instance.

@@ -30,6 +30,7 @@ mod stream;
 mod vulkan;
 
 pub use context::Context;
+pub use driver::GetInstanceProcAddr;
 pub use error::Error;
 pub use renderer::Renderer;
 pub use stream::Stream;

@@ -8,7 +8,7 @@ use asgard_protocol::types::*;
 use asgard_protocol::zeroed;
 
 use crate::Error;
-use crate::driver::{self, Loader};
+use crate::driver::{self, GetInstanceProcAddr, Loader};
 
 /// The host's Vulkan driver, loaded once per process.
 #[derive(Debug)]
@@ -34,7 +34,23 @@ impl Renderer {
     /// # Errors
     /// [`Error::NoDriver`] when there is none, or when it cannot import host memory.
     pub fn load() -> Result<Arc<Self>, Error> {
-        let loader = Loader::open()?;
+        Self::new(Loader::open()?)
+    }
+
+    /// As [`Renderer::load`], with a loader or driver that is in this process already.
+    ///
+    /// # Errors
+    /// As [`Renderer::load`].
+    ///
+    /// # Safety
+    /// `entry` behaves as the specification says of `vkGetInstanceProcAddr`, and so does what it
+    /// returns, for as long as the process lives.
+    pub unsafe fn with_entry(entry: GetInstanceProcAddr) -> Result<Arc<Self>, Error> {
+        // SAFETY: the caller's promise.
+        Self::new(unsafe { Loader::with(entry) })
+    }
+
+    fn new(loader: Loader) -> Result<Arc<Self>, Error> {
         let (instance, fns) = loader.instance()?;
         let result = Self::pick(&loader, instance, &fns);
         if let Some(destroy) = fns.vkDestroyInstance {

@@ -63,11 +63,17 @@ pub struct Outcome {
     pub stuck: bool,
 }
 
-/// Serves one guest until it leaves or makes a mistake.
+/// Serves one guest until it leaves or makes a mistake. The process is there for this guest alone: it
+/// is killed when it outlives it for long.
 pub fn serve(socket: Socket, device: Device) -> Outcome {
     if let Err(error) = watch_for_hangup(&socket) {
         tracing::warn!("no watchdog: {error}");
     }
+    attend(socket, device)
+}
+
+/// As [`serve`], in a process that goes on afterwards, whatever became of the guest's threads.
+pub fn attend(socket: Socket, device: Device) -> Outcome {
     let mut connection = Connection {
         socket,
         device,
