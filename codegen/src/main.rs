@@ -5,22 +5,31 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use asgard_codegen::{Model, Product, emit, generate, load};
+use asgard_codegen::{Product, emit, generate, load};
 use clap::{Parser, Subcommand};
 
 /// Look at what is generated from the Vulkan registry and the policy.
 #[derive(Debug, Parser)]
-#[command(name = "asgard-codegen", version)]
+#[command(name = "asgard-codegen", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
+
+const EXAMPLES: &str = "Examples:
+  asgard-codegen show vkCmdDraw             its parameters, both codecs, and the host's default
+  asgard-codegen show VkBufferCreateInfo    a struct's codec
+  asgard-codegen list vkQueueSubmit         lines of the manifest that contain a text
+  asgard-codegen list ' recorded'           every command that is recorded into a command buffer
+  asgard-codegen list 'no encoding'         what cannot travel, and why
+  asgard-codegen dump /tmp/generated        every generated file, to read or to compare";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Print what is generated for a command or struct.
     Show {
         /// `vkCmdDraw`, `VkBufferCreateInfo`, ...
+        #[arg(required = true)]
         names: Vec<String>,
     },
     /// Print the manifest: one line per command and struct.
@@ -40,7 +49,7 @@ fn main() -> Result<()> {
         Verb::Show { names } => {
             let model = load()?;
             for name in names {
-                println!("{}", show(&model, &name)?);
+                println!("{}", emit::show(&model, &name)?);
             }
         }
         Verb::List { filter } => {
@@ -61,14 +70,4 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn show(model: &Model, name: &str) -> Result<String> {
-    if let Some(command) = model.commands.iter().find(|c| c.name == name) {
-        return Ok(emit::show_command(model, command));
-    }
-    let structure = model.get(name).with_context(|| {
-        format!("{name} is no command and no struct of the registry; `list {name}` searches")
-    })?;
-    Ok(emit::show_struct(model, structure))
 }

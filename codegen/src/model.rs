@@ -21,6 +21,8 @@ pub struct Field {
     pub out: bool,
     /// It is, or points to, the length of a sibling.
     pub counts: bool,
+    /// A count that a driver reads unasked: it must be there.
+    pub needed: bool,
     /// Values with a meaning to siblings (selectors and conditions).
     pub picks: Vec<String>,
     /// The structure type that belongs here.
@@ -49,6 +51,11 @@ pub struct Struct {
 }
 
 impl Struct {
+    /// It may stand in a chain, and has an encoding.
+    pub fn chained(&self) -> bool {
+        !self.extends.is_empty() && self.foreign.is_none() && self.stype().is_some()
+    }
+
     /// The structure type of a struct that has one.
     pub fn stype(&self) -> Option<&str> {
         self.fields.first().and_then(|f| f.stype.as_deref())
@@ -535,6 +542,7 @@ impl<'a> Resolver<'a> {
                         wire: Wire::Plain(Prim::U32),
                         out: false,
                         counts: false,
+                        needed: false,
                         picks: Vec::new(),
                         stype: None,
                         selection: Vec::new(),
@@ -560,6 +568,7 @@ impl<'a> Resolver<'a> {
                     .with_context(|| format!("member {}", m.name))?,
                 out: params && m.ptr > 0 && !m.konst,
                 counts,
+                needed: counts && m.needed,
                 picks: self.picks(owner, m, members),
                 stype: m.values.clone().filter(|_| m.name == "sType"),
                 selection: m
@@ -600,7 +609,13 @@ impl<'a> Resolver<'a> {
 
     fn wire(&self, owner: &str, m: &Decl, siblings: &[Decl]) -> Result<Wire> {
         let item = format!("{owner}.{}", m.name);
-        let base = self.real(&m.base);
+        let base = match self.policy.pointees.get(&item) {
+            Some((base, _)) => {
+                self.policy.used(&item);
+                base
+            }
+            None => self.real(&m.base),
+        };
         if let Some((_, why)) = self.policy.externals.get(base) {
             return Ok(Wire::Foreign(format!("{base}: {why}")));
         }
@@ -645,9 +660,17 @@ impl<'a> Resolver<'a> {
             });
         }
         let mut optional = m.optional;
-        if self.policy.not_optional.contains_key(&item) {
-            self.policy.used(&item);
-            optional = false;
+        for (list, says) in [
+            (&self.policy.not_optional, false),
+            (&self.policy.optional, true),
+        ] {
+            if list.contains_key(&item) {
+                if optional == says {
+                    bail!("the policy says of {item} what the registry says already");
+                }
+                self.policy.used(&item);
+                optional = says;
+            }
         }
         let strings = m
             .len
@@ -733,8 +756,14 @@ impl<'a> Resolver<'a> {
             return Ok(Len::Path(p.to_owned(), field.to_owned()));
         }
         if let Some(sibling) = siblings.iter().find(|s| s.name == first) {
-            if siblings.iter().skip_while(|s| s.name != m.name).any(|s| s.name == first) {
-                bail!("length {len} comes after what it counts: see the policy's [[unknown_length]]");
+            if siblings
+                .iter()
+                .skip_while(|s| s.name != m.name)
+                .any(|s| s.name == first)
+            {
+                bail!(
+                    "length {len} comes after what it counts: see the policy's [[unknown_length]]"
+                );
             }
             return Ok(if sibling.ptr > 0 {
                 Len::Deref(first.to_owned())

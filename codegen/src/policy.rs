@@ -11,6 +11,10 @@ struct File {
     #[serde(default)]
     not_optional: Vec<Items>,
     #[serde(default)]
+    optional: Vec<Items>,
+    #[serde(default)]
+    pointee: Vec<Pointee>,
+    #[serde(default)]
     only_if: Vec<OnlyIf>,
     #[serde(default)]
     prefix: Vec<Prefix>,
@@ -40,6 +44,15 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Items {
     items: Vec<String>,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pointee {
+    items: Vec<String>,
+    #[serde(rename = "type")]
+    base: String,
     why: String,
 }
 
@@ -106,6 +119,10 @@ pub struct OnlyIf {
 pub struct Policy {
     /// `VkFoo.member` or `vkFoo.param`: sent without flag bytes.
     pub not_optional: BTreeMap<String, String>,
+    /// `VkFoo.member` or `vkFoo.param`: sent with flag bytes.
+    pub optional: BTreeMap<String, String>,
+    /// `VkFoo.member`: points to another type than the registry says.
+    pub pointees: BTreeMap<String, (String, String)>,
     /// `VkFoo.member`: body only under a condition.
     pub only_if: BTreeMap<String, OnlyIf>,
     /// Struct: derived words before its first member.
@@ -162,6 +179,12 @@ impl Policy {
             Ok(())
         }
         all(&mut self.not_optional, file.not_optional)?;
+        all(&mut self.optional, file.optional)?;
+        for p in file.pointee {
+            for item in p.items {
+                self.pointees.insert(item, (p.base.clone(), p.why.clone()));
+            }
+        }
         all(&mut self.union_first, file.union_first)?;
         all(&mut self.lenient, file.lenient)?;
         all(&mut self.double_pointers, file.double_pointer)?;
@@ -215,6 +238,8 @@ impl Policy {
         let used = self.used.borrow();
         let lists = [
             self.not_optional.keys().collect::<Vec<_>>(),
+            self.optional.keys().collect(),
+            self.pointees.keys().collect(),
             self.only_if.keys().collect(),
             self.prefix.keys().collect(),
             self.body_if.keys().collect(),

@@ -27,6 +27,8 @@ pub struct Decl {
     pub altlen: Option<String>,
     /// Attribute `optional` or `noautovalidity` is there, whatever it says.
     pub optional: bool,
+    /// Attribute `optional` says that the pointer itself is not, but what it points to is.
+    pub needed: bool,
     /// Attribute `values`, for `sType`.
     pub values: Option<String>,
     /// Attribute `selector`: the member that says which union member is valid.
@@ -392,6 +394,10 @@ fn param(p: &vr::Param) -> Decl {
     decl.len = p.len.clone();
     decl.altlen = p.altlen.clone();
     decl.optional = p.optional.is_some() || p.noautovalidity.is_some();
+    decl.needed = p
+        .optional
+        .as_deref()
+        .is_some_and(|o| o.starts_with("false,"));
     // An array parameter is a pointer in C.
     if !decl.dims.is_empty() {
         decl.len = Some(decl.dims.join("*"));

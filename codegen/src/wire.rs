@@ -177,7 +177,13 @@ impl Wire {
             Self::Struct(_) | Self::Structs(_) | Self::Union { .. } | Self::Raw => 0,
             Self::Nothing | Self::Foreign(_) => 0,
             Self::Chain | Self::Strs(_) => 4,
-            Self::Str { optional } => if *optional { 8 } else { 4 },
+            Self::Str { optional } => {
+                if *optional {
+                    8
+                } else {
+                    4
+                }
+            }
             Self::Pointer { optional, .. } => 8 * usize::from(*optional),
         }
     }

@@ -52,6 +52,9 @@ pub enum DecodeError {
         /// What is there.
         token: u64,
     },
+    /// A driver would read a count that is not there.
+    #[error("a count that must be there is missing")]
+    NoCount,
     /// Host memory for decoding ran out.
     #[error("out of memory while decoding")]
     OutOfMemory,
@@ -379,6 +382,17 @@ impl<'a> Reader<'a> {
         let value = u64::from_be_bytes(self.take(What::Flag)?);
         self.note(value);
         Ok(value != 0)
+    }
+
+    /// Flag of a pointer to a count, which a driver may not be given null.
+    #[inline]
+    pub(crate) fn flag_of_count(&mut self) -> Result<bool, DecodeError> {
+        let there = self.flag()?;
+        if there || self.exact || self.in_place {
+            Ok(there)
+        } else {
+            Err(DecodeError::NoCount)
+        }
     }
 
     pub(crate) fn callbacks(&mut self) -> Result<(), DecodeError> {
@@ -807,7 +821,11 @@ impl<'a> Reader<'a> {
 
     /// A returned count must fit the room that the caller made.
     pub(crate) fn fits(&self, n: usize, room: usize) -> Result<(), DecodeError> {
-        if n > room && self.in_place { Err(DecodeError::NoRoom) } else { Ok(()) }
+        if n > room && self.in_place {
+            Err(DecodeError::NoRoom)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use asgard_protocol::commands::vkQueueFlushCommandsGOOGLE;
 use asgard_protocol::packet::Header;
+use asgard_protocol::wire::Tokens;
 use asgard_protocol::{Arena, Command, DecodeError, Exact, Reader, Writer, commands};
 
 /// One direction change's worth of bytes.
@@ -44,6 +45,15 @@ fn check<C: Command>(
 ) -> Result<C, DecodeError> {
     // SAFETY: the arena outlives everything here, and what was decoded is valid to encode.
     unsafe {
+        // As for a driver: every structure type is the one that is due.
+        let mut driver = if staged {
+            Reader::staged(parameters, arena, &Tokens, (1, 1))
+        } else {
+            Reader::request(parameters, arena, &Tokens)
+        };
+        C::decode_request(&mut driver)?;
+        driver.end()?;
+
         let mut command = C::decode_request(&mut reader)?;
         reader.end()?;
         let mut again = Vec::new();

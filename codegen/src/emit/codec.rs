@@ -13,7 +13,9 @@ pub(super) fn structs(model: &Model) -> String {
     for s in model.structs.iter().filter(|s| s.foreign.is_none()) {
         write_struct(&mut out, model, s);
     }
-    out.line("/// Calls the macro `$m` with the name of every struct and union that has an encoding.");
+    out.line(
+        "/// Calls the macro `$m` with the name of every struct and union that has an encoding.",
+    );
     out.line("#[macro_export]");
     out.line("macro_rules! for_each_struct {");
     out.line("($m:ident) => { $m! {");
@@ -26,7 +28,7 @@ pub(super) fn structs(model: &Model) -> String {
 }
 
 /// The codec of one struct.
-pub fn structure(model: &Model, s: &Struct) -> String {
+pub(super) fn structure(model: &Model, s: &Struct) -> String {
     let mut out = Out::default();
     write_struct(&mut out, model, s);
     out.finish()
@@ -72,9 +74,11 @@ fn write_struct(out: &mut Out, model: &Model, s: &Struct) {
 /// The fewest bytes of a member that lies in place, as an expression.
 fn in_place(field: &Field) -> Option<String> {
     match &field.wire {
-        Wire::Struct(name) | Wire::Union { name, selector: None } => {
-            Some(format!("<{name} as Wire>::MIN"))
-        }
+        Wire::Struct(name)
+        | Wire::Union {
+            name,
+            selector: None,
+        } => Some(format!("<{name} as Wire>::MIN")),
         Wire::Structs(name) => Some(format!(
             "size_of::<{}>() / size_of::<{name}>() * <{name} as Wire>::MIN",
             field.rust
@@ -156,11 +160,7 @@ fn select(out: &mut Out, model: &Model, s: &Struct, mut each: impl FnMut(&mut Ou
 /// Every struct that may stand in a chain, by its structure type.
 pub(super) fn chain(model: &Model) -> String {
     let mut out = Out::default();
-    let chained: Vec<&Struct> = model
-        .structs
-        .iter()
-        .filter(|s| !s.extends.is_empty() && s.foreign.is_none() && s.stype().is_some())
-        .collect();
+    let chained: Vec<&Struct> = model.structs.iter().filter(|s| s.chained()).collect();
     out.line("/// Decodes the struct of that type into the chain at `slot`.");
     out.line("pub(crate) unsafe fn decode(stype: i32, root: i32, slot: *mut *mut c_void, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {");
     out.line("match (root, stype) {");
@@ -239,7 +239,7 @@ pub(super) fn commands(model: &Model) -> String {
 }
 
 /// One command.
-pub fn command(model: &Model, c: &Command) -> String {
+pub(super) fn command(model: &Model, c: &Command) -> String {
     let mut out = Out::default();
     write_command(&mut out, model, c);
     out.finish()
@@ -342,8 +342,10 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     let rooms = rooms(&outs);
     for (count, arrays) in &rooms {
         // Without an array behind it the count is free.
-        let free: Vec<String> =
-            arrays.iter().map(|a| format!("c.{}.is_null()", ident(a))).collect();
+        let free: Vec<String> = arrays
+            .iter()
+            .map(|a| format!("c.{}.is_null()", ident(a)))
+            .collect();
         out.line(format!(
             "let room_{count} = if {} {{ usize::MAX }} else {{ count_at!(c.{count}) }};",
             free.join(" && ")
@@ -368,7 +370,10 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
 fn rooms<'f>(outs: &[&'f Field]) -> BTreeMap<&'f str, Vec<&'f str>> {
     let mut rooms: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for p in outs {
-        if let Wire::Pointer { len: Len::Deref(count), .. } = &p.wire
+        if let Wire::Pointer {
+            len: Len::Deref(count),
+            ..
+        } = &p.wire
             && outs.iter().any(|o| o.name == *count)
         {
             rooms.entry(count).or_default().push(&p.name);
@@ -383,9 +388,7 @@ fn token(p: &Field, staged: bool, first: bool) -> Option<(String, &'static str)>
         return None;
     }
     match &p.wire {
-        Wire::Handle { .. } if !staged || first => {
-            Some((format!("{}_token", p.name), "u64"))
-        }
+        Wire::Handle { .. } if !staged || first => Some((format!("{}_token", p.name), "u64")),
         Wire::Pointer {
             target: Target::Handle(_),
             ..
@@ -540,6 +543,9 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
             let cond = cond.as_ref().map(|c| condition(model, c, place));
             match (optional, cond) {
                 (false, None) => out.line(body),
+                (true, None) if f.needed => {
+                    out.line(format!("if r.flag_of_count()? {{ {body} }}"));
+                }
                 (true, None) => out.line(format!("if r.flag()? {{ {body} }}")),
                 (false, Some(cond)) => out.line(format!("if {cond} {{ {body} }}")),
                 (true, Some(cond)) => out.line(format!("if r.flag()? && {cond} {{ {body} }}")),

@@ -125,6 +125,15 @@ pub(super) fn dispatch(model: &Model) -> String {
     out.finish()
 }
 
+/// What the host does with a command unless it says otherwise.
+pub(super) fn default(c: &Command) -> String {
+    let mut out = Out::default();
+    out.line(format!("pub(crate) trait {}: Host {{", trait_name(&c.noun)));
+    method(&mut out, c);
+    out.line("}");
+    out.finish()
+}
+
 fn trait_name(noun: &str) -> String {
     let mut name = String::new();
     for word in noun.split('_') {

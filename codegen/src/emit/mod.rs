@@ -12,8 +12,9 @@ mod types;
 
 use std::fmt::Write as _;
 
-pub use codec::{command as show_command, structure as show_struct};
-pub use manifest::manifest;
+use anyhow::{Context as _, Result};
+
+pub use manifest::{REMARK, contents, manifest};
 
 use crate::{Model, Product};
 
@@ -29,6 +30,30 @@ pub fn product(model: &Model, product: Product) -> Vec<(String, String)> {
         ],
         Product::Decoder => vec![("dispatch.rs".to_owned(), decoder::dispatch(model))],
     }
+}
+
+/// What is generated for a command or struct, under its line of the manifest.
+///
+/// # Errors
+/// There is none of that name.
+pub fn show(model: &Model, name: &str) -> Result<String> {
+    let manifest = manifest(model);
+    let line = manifest
+        .lines()
+        .find(|line| line.split([' ', ';']).next() == Some(name))
+        .with_context(|| {
+            format!("{name} is no command and no struct of the registry; `list {name}` searches")
+        })?;
+    let mut text = format!("// {line}\n");
+    if let Some(command) = model.commands.iter().find(|c| c.name == name) {
+        if command.foreign.is_none() {
+            text += &codec::command(model, command);
+            text += &decoder::default(command);
+        }
+    } else if let Some(structure) = model.get(name).filter(|s| s.foreign.is_none()) {
+        text += &codec::structure(model, structure);
+    }
+    Ok(text)
 }
 
 /// Text with indentation.
