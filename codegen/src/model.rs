@@ -161,6 +161,9 @@ impl Command {
     }
 }
 
+/// An enumeration: name, Rust type, values.
+pub type Enum = (String, &'static str, Vec<(String, i64)>);
+
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Model {
@@ -170,8 +173,8 @@ pub struct Model {
     pub typedefs: Vec<(String, String)>,
     /// Object types.
     pub handles: Vec<Handle>,
-    /// Enumerations: name, Rust type, values.
-    pub enums: Vec<(String, &'static str, Vec<(String, i64)>)>,
+    /// Enumerations.
+    pub enums: Vec<Enum>,
     /// Structs and unions.
     pub structs: Vec<Struct>,
     /// Commands.

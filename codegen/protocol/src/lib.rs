@@ -56,6 +56,9 @@ pub mod types {
     clippy::unnecessary_cast,
     clippy::identity_op,
     clippy::match_same_arms,
+    clippy::manual_div_ceil,
+    clippy::manual_range_patterns,
+    clippy::collapsible_match,
     reason = "generated; each trait says what its callers must uphold"
 )]
 mod structs {
@@ -89,6 +92,7 @@ pub mod chain {
     unused_variables,
     clippy::undocumented_unsafe_blocks,
     clippy::unnecessary_cast,
+    clippy::manual_div_ceil,
     clippy::redundant_pub_crate,
     reason = "generated, with C names"
 )]

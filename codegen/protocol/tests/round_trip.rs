@@ -15,8 +15,8 @@ use proptest::prelude::*;
 const BUFFER: (u64, u64) = (0x1234, 0x5678);
 
 /// Bytes of an encoding, with the flag values and chain sizes replayed.
-fn encoded<'a>(
-    handles: &'a dyn Handles,
+fn encoded(
+    handles: &dyn Handles,
     trace: Option<Vec<u64>>,
     staged: bool,
     encode: impl FnOnce(&mut Writer<'_>),
@@ -194,6 +194,9 @@ fn struct_round_trip<T: Wire>(name: &str, seed: u64) {
     }
 }
 
+/// Takes a seed, bytes to change (where, with what), and bytes that are nothing.
+type Damage = fn(u64, &[(u16, u8)], &[u8]);
+
 /// What is done with each command.
 struct Entry {
     name: &'static str,
@@ -201,7 +204,7 @@ struct Entry {
     round_trip: fn(u64, bool),
     for_a_driver: fn(u64),
     every_prefix_is_refused: fn(u64, bool),
-    damage_never_panics: fn(u64, &[(u16, u8)], &[u8]),
+    damage_never_panics: Damage,
 }
 
 macro_rules! entries {

@@ -130,18 +130,22 @@ fn check_file(path: &Path) -> usize {
     while let Some(header) = Header::read(&to_host[at..]) {
         let end = at + header.size as usize;
         let name = commands::name(header.opcode).unwrap_or("an unknown command");
-        let mut head = 12;
-        macro_rules! unnumbered {
+        macro_rules! on_command_buffer {
             ($($name:ident,)*) => {
                 match header.opcode {
                     $(<commands::$name as Command>::OPCODE => {
-                        if <commands::$name as Command>::ON_COMMAND_BUFFER { head = 8 }
+                        <commands::$name as Command>::ON_COMMAND_BUFFER
                     })*
-                    _ => {}
+                    _ => false,
                 }
             };
         }
-        asgard_protocol::for_each_command!(unnumbered);
+        // No sequence number there.
+        let head = if asgard_protocol::for_each_command!(on_command_buffer) {
+            8
+        } else {
+            12
+        };
         let reply = replies
             .next_if(|(at, _)| *at == end)
             .map(|(_, r)| r)

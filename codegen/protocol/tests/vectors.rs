@@ -147,23 +147,26 @@ fn physical_devices_are_counted_then_fetched() {
     let mut count = 0;
     let mut command: vkEnumeratePhysicalDevices = zeroed();
     command.instance = VkInstance(0x11);
-    command.pPhysicalDeviceCount = &raw mut count;
+    let counter = &raw mut count;
+    command.pPhysicalDeviceCount = counter;
     assert_eq!(
         request(&command, 9),
         hex(
             "224e0000 28000000 09000000 | 1100000000000000 0000000000000001 00000000 0000000000000000"
         )
     );
+    // SAFETY: the counter lives as long as this function.
+    let room = |n| unsafe { *counter = n };
     let mut devices = [VkPhysicalDevice(0)];
-    count = 1;
+    room(1);
     command.pPhysicalDevices = devices.as_mut_ptr();
     let two = hex(
         "0000000000000001 02000000 0000000000000001 2200000000000000 3300000000000000 00000000",
     );
     assert_eq!(answer(&mut command, &two), Err(DecodeError::NoRoom));
-    count = 0;
+    room(0);
     assert_eq!(answer(&mut command, &two), Err(DecodeError::NoRoom));
-    count = 1;
+    room(1);
     let one = hex("0000000000000001 01000000 0000000000000001 2200000000000000 00000000");
     assert_eq!(answer(&mut command, &one), Ok(VK_SUCCESS));
     assert_eq!(devices, [VkPhysicalDevice(0x22)]);

@@ -75,9 +75,7 @@ pub(super) fn dispatch(model: &Model) -> String {
         .iter()
         .filter(|c| c.alias.is_none() && c.native && c.foreign.is_none())
     {
-        if !(c.name.starts_with("vkDestroy") || c.name == "vkFreeMemory")
-            || c.level != Level::Device
-        {
+        if c.destroys().is_none() || c.level != Level::Device {
             continue;
         }
         let [first, second, third] = c.params.as_slice() else {
