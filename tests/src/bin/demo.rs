@@ -81,17 +81,14 @@ fn draw(mut command: Command, frames: u32, name: &str, picture: &Path) -> Result
     command.args(["graphics", "--frames", &frames.to_string()]);
     command.arg("--png").arg(picture).arg("--out").arg(&result);
     let done = via::run(command, LIMIT)?;
-    let said = done
-        .success()
-        .with_context(|| format!("the {name} run"))?
-        .stderr;
+    let done = done.success().with_context(|| format!("the {name} run"))?;
     let bytes = fs::read(&result).with_context(|| format!("reading {}", result.display()))?;
     let number = |line: &str| line.strip_suffix(" frames per second")?.trim().parse().ok();
     let traffic = |line: &str| line.strip_prefix("asgard: ").map(str::to_owned);
     Ok(Drawn {
         report: Report::from_bytes(&bytes)?,
-        frames_per_second: said.lines().filter_map(number).collect(),
-        traffic: said.lines().filter_map(traffic).collect(),
+        frames_per_second: done.stdout.lines().filter_map(number).collect(),
+        traffic: done.stderr.lines().filter_map(traffic).collect(),
     })
 }
 
