@@ -2,6 +2,7 @@
 //!
 //! `cargo run -p asgard-codegen -- show vkCmdDraw`
 
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -45,11 +46,26 @@ enum Verb {
 }
 
 fn main() -> Result<()> {
-    match Cli::parse().verb {
+    let mut out = std::io::stdout().lock();
+    match run(Cli::parse().verb, &mut out) {
+        // Whoever read the output has seen enough.
+        Err(error)
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn run(verb: Verb, out: &mut impl io::Write) -> Result<()> {
+    match verb {
         Verb::Show { names } => {
             let model = load()?;
             for name in names {
-                println!("{}", emit::show(&model, &name)?);
+                writeln!(out, "{}", emit::show(&model, &name)?)?;
             }
         }
         Verb::List { filter } => {
@@ -58,7 +74,7 @@ fn main() -> Result<()> {
                 .lines()
                 .filter(|l| l.contains(&filter))
             {
-                println!("{line}");
+                writeln!(out, "{line}")?;
             }
         }
         Verb::Dump { folder } => {
@@ -66,7 +82,7 @@ fn main() -> Result<()> {
                 .with_context(|| format!("cannot make {}", folder.display()))?;
             generate(Product::Protocol, &folder)?;
             generate(Product::Decoder, &folder)?;
-            println!("wrote {}", folder.display());
+            writeln!(out, "wrote {}", folder.display())?;
         }
     }
     Ok(())

@@ -206,6 +206,11 @@ fn method(out: &mut Out, c: &Command) {
     out.line(format!("let f = {function};"));
     if let Some(gone) = c.destroys() {
         match &gone.wire {
+            // Of several threads that destroy the same object, one does.
+            Wire::Handle { .. } if c.ret == "()" => out.line(format!(
+                "if !self.retire(c.{}_token) {{ return Ok(()); }}",
+                gone.name
+            )),
             Wire::Handle { .. } => out.line(format!("self.retire(c.{}_token);", gone.name)),
             Wire::Pointer { len, .. } => out.line(format!(
                 "self.retire_all(c.{}_tokens, {});",
