@@ -39,7 +39,7 @@ pub(crate) trait BufferCommands: Host {
     /// `vkDestroyBuffer`.
     fn vkDestroyBuffer(&mut self, c: &mut p::vkDestroyBuffer) -> Result<(), Error> {
         let f = self.device_fns(c.device_token)?.vkDestroyBuffer.ok_or(Error::NoSuchFunction("vkDestroyBuffer"))?;
-        self.retire(c.buffer_token);
+        if !self.retire(c.buffer_token) { return Ok(()); }
         // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
         unsafe { f(c.device, c.buffer, c.pAllocator) };
         Ok(())
