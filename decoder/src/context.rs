@@ -37,6 +37,8 @@ pub(crate) struct Device {
     pub(crate) importable: u32,
     /// Queues by family, index and flags.
     pub(crate) queues: Mutex<HashMap<(u32, u32, u32), u64>>,
+    /// False once it is being destroyed; held by whoever uses it behind the guest's back.
+    pub(crate) live: RwLock<bool>,
 }
 
 /// A guest's VkQueue.
@@ -280,13 +282,34 @@ impl Context {
 
     /// Destroys a device and everything that came from it.
     pub(crate) fn destroy_device(&self, device: &Device) {
+        // Of several threads that destroy it, one does.
+        if self.devices.write().remove(&device.token).is_none() {
+            return;
+        }
+        self.objects.remove(device.token);
+        *device.live.write() = false;
         if let Some(wait) = device.fns.vkDeviceWaitIdle {
             // SAFETY: the device is live.
             unsafe { wait(device.handle) };
         }
-        for object in self.objects.all() {
-            if object.parent != device.token || !self.objects.remove(object.token) {
+        let children = self.objects.all();
+        let children = || children.iter().filter(|o| o.parent == device.token);
+        self.signals.leave(
+            children()
+                .filter(|o| o.kind == Kind::Queue)
+                .map(|o| o.token),
+        );
+        for object in children() {
+            if !self.objects.remove(object.token) {
                 continue;
+            }
+            match object.kind {
+                Kind::Fence => self.signals.fence_destroyed(object.token),
+                Kind::Semaphore => self.signals.semaphore_destroyed(VkSemaphore(object.handle)),
+                Kind::CommandPool => drop(self.command_pools.lock().remove(&object.token)),
+                Kind::DescriptorPool => drop(self.descriptor_pools.lock().remove(&object.token)),
+                Kind::DescriptorUpdateTemplate => drop(self.templates.lock().remove(&object.token)),
+                _ => {}
             }
             destroy_leftover(object.kind, device.handle, &device.fns, object.handle);
             if object.kind == Kind::DeviceMemory {
@@ -296,8 +319,6 @@ impl Context {
                 self.queues.write().remove(&object.token);
             }
         }
-        self.devices.write().remove(&device.token);
-        self.objects.remove(device.token);
         if let Some(destroy) = device.fns.vkDestroyDevice {
             // SAFETY: idle, and everything of it is gone.
             unsafe { destroy(device.handle, std::ptr::null()) };

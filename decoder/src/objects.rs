@@ -169,6 +169,13 @@ impl Objects {
         }
     }
 
+    /// Changes the handle behind a live token, and tells the one before.
+    pub(crate) fn swap(&self, token: u64, handle: u64) -> Option<u64> {
+        let slot = self.of(token)?;
+        (token != 0 && slot.token.load(Ordering::Acquire) == token)
+            .then(|| slot.handle.swap(handle, Ordering::AcqRel))
+    }
+
     /// Every live object, newest first.
     pub(crate) fn all(&self) -> Vec<Object> {
         let used = self.state.lock().used;

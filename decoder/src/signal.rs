@@ -115,6 +115,11 @@ impl Signals {
         queue: &Queue,
         done: Done,
     ) -> Result<(), Error> {
+        let live = device.live.read();
+        if !*live {
+            done();
+            return Ok(());
+        }
         let fns = &device.fns;
         let create = fns
             .vkCreateFence
@@ -252,6 +257,21 @@ impl Signals {
         due.extend(state.semaphores.drain().flat_map(|(_, d)| d));
         drop(state);
         self.finish(due);
+    }
+
+    /// Queues are about to go: ends their waiting threads, once everything that they wait for is
+    /// complete.
+    pub(crate) fn leave(&self, queues: impl Iterator<Item = u64>) {
+        let threads: Vec<_> = {
+            let mut state = self.state.lock();
+            queues
+                .filter_map(|queue| state.threads.remove(&queue))
+                .collect()
+        };
+        for (sender, thread) in threads {
+            drop(sender);
+            let _ = thread.join();
+        }
     }
 
     /// Ends the waiting threads. The context must be dead.

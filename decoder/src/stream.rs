@@ -275,8 +275,9 @@ pub(crate) trait Host {
         n: usize,
         new: bool,
     ) -> Result<(), Error>;
-    /// The token names nothing any more.
-    fn retire(&mut self, token: u64);
+    /// The token names nothing any more; true for the one caller that made it so. Null never named
+    /// anything.
+    fn retire(&mut self, token: u64) -> bool;
     /// The tokens name nothing any more.
     fn retire_all(&mut self, tokens: *const u64, n: usize);
 }
@@ -327,8 +328,8 @@ impl Host for Engine {
         Ok(())
     }
 
-    fn retire(&mut self, token: u64) {
-        self.context.objects.remove(token);
+    fn retire(&mut self, token: u64) -> bool {
+        self.context.objects.remove(token)
     }
 
     fn retire_all(&mut self, tokens: *const u64, n: usize) {

@@ -25,6 +25,9 @@ impl CommandPoolCommands for Engine {
 
     fn vkDestroyCommandPool(&mut self, c: &mut p::vkDestroyCommandPool) -> Result<(), Error> {
         let f = function!(self.device_fns(c.device_token)?, vkDestroyCommandPool);
+        if !self.retire(c.commandPool_token) {
+            return Ok(());
+        }
         let buffers = self
             .context
             .command_pools
@@ -33,7 +36,6 @@ impl CommandPoolCommands for Engine {
         for token in buffers.into_iter().flatten() {
             self.retire(token);
         }
-        self.retire(c.commandPool_token);
         // SAFETY: live, and its token names nothing any more.
         unsafe { f(c.device, c.commandPool, c.pAllocator) };
         Ok(())
@@ -41,8 +43,14 @@ impl CommandPoolCommands for Engine {
 
     fn vkFreeCommandBuffers(&mut self, c: &mut p::vkFreeCommandBuffers) -> Result<(), Error> {
         let f = function!(self.device_fns(c.device_token)?, vkFreeCommandBuffers);
-        // SAFETY: decoding placed as many tokens as the count says.
-        let tokens = unsafe { slice(c.pCommandBuffers_tokens, c.commandBufferCount as usize) };
+        let n = c.commandBufferCount as usize;
+        // SAFETY: decoding placed as many handles and tokens as the count says, or none.
+        let (buffers, tokens) = unsafe {
+            (
+                slice(c.pCommandBuffers, n),
+                slice(c.pCommandBuffers_tokens, n),
+            )
+        };
         if let Some(pool) = self
             .context
             .command_pools
@@ -53,18 +61,15 @@ impl CommandPoolCommands for Engine {
                 pool.remove(token);
             }
         }
-        for token in tokens {
-            self.retire(*token);
-        }
-        // SAFETY: live handles, whose tokens name nothing any more.
-        unsafe {
-            f(
-                c.device,
-                c.commandPool,
-                c.commandBufferCount,
-                c.pCommandBuffers,
-            )
-        };
+        // A list may name one twice, and another thread may name it as well.
+        let ours: Vec<VkCommandBuffer> = buffers
+            .iter()
+            .zip(tokens)
+            .filter(|(_, token)| self.retire(**token))
+            .map(|(buffer, _)| *buffer)
+            .collect();
+        // SAFETY: live handles, each once, whose tokens name nothing any more.
+        unsafe { f(c.device, c.commandPool, ours.len() as u32, ours.as_ptr()) };
         Ok(())
     }
 }

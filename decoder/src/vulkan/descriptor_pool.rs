@@ -45,6 +45,9 @@ impl DescriptorPoolCommands for Engine {
 
     fn vkDestroyDescriptorPool(&mut self, c: &mut p::vkDestroyDescriptorPool) -> Result<(), Error> {
         let f = function!(self.device_fns(c.device_token)?, vkDestroyDescriptorPool);
+        if !self.retire(c.descriptorPool_token) {
+            return Ok(());
+        }
         let pool = self
             .context
             .descriptor_pools
@@ -53,7 +56,6 @@ impl DescriptorPoolCommands for Engine {
         for set in pool.into_iter().flat_map(|p| p.sets) {
             self.retire(set);
         }
-        self.retire(c.descriptorPool_token);
         // SAFETY: live, and its token names nothing any more.
         unsafe { f(c.device, c.descriptorPool, c.pAllocator) };
         Ok(())
@@ -88,29 +90,32 @@ impl DescriptorPoolCommands for Engine {
     fn vkFreeDescriptorSets(&mut self, c: &mut p::vkFreeDescriptorSets) -> Result<VkResult, Error> {
         let f = function!(self.device_fns(c.device_token)?, vkFreeDescriptorSets);
         let n = c.descriptorSetCount as usize;
-        // SAFETY: decoding placed as many handles and tokens as the count says.
-        let (sets, tokens) = unsafe {
-            (
-                slice(c.pDescriptorSets, n),
-                slice(c.pDescriptorSets_tokens, n),
-            )
-        };
-        let real: Vec<VkDescriptorSet> = sets.iter().copied().filter(|s| s.0 != 0).collect();
-        if let Some(pool) = self
-            .context
-            .descriptor_pools
-            .lock()
+        // SAFETY: decoding placed as many tokens as the count says, or none.
+        let tokens = unsafe { slice(c.pDescriptorSets_tokens, n) };
+        let mut pools = self.context.descriptor_pools.lock();
+        let pool = pools
             .get_mut(&c.descriptorPool_token)
-        {
+            .ok_or(Error::Nonsense(
+                "sets of a descriptor pool that is not live",
+            ))?;
+        let objects = &self.context.objects;
+        // A list may name one twice, and another thread may name it as well: whoever takes the handle
+        // away frees it. Sets of other pools are not this one's to free.
+        let real: Vec<VkDescriptorSet> = tokens
+            .iter()
+            .filter(|token| pool.sets.contains(*token))
+            .filter_map(|token| objects.swap(*token, 0))
+            .filter(|handle| *handle != 0)
+            .map(VkDescriptorSet)
+            .collect();
+        if !pool.batched {
             for token in tokens {
-                if pool.batched {
-                    self.context.objects.set(*token, 0);
-                } else {
-                    pool.sets.remove(token);
-                    self.context.objects.remove(*token);
+                if pool.sets.remove(token) {
+                    objects.remove(*token);
                 }
             }
         }
+        drop(pools);
         if real.is_empty() {
             return Ok(VK_SUCCESS);
         }

@@ -60,7 +60,9 @@ impl DescriptorUpdateTemplateCommands for Engine {
             self.device_fns(c.device_token)?,
             vkDestroyDescriptorUpdateTemplate
         );
-        self.retire(c.descriptorUpdateTemplate_token);
+        if !self.retire(c.descriptorUpdateTemplate_token) {
+            return Ok(());
+        }
         self.context
             .templates
             .lock()

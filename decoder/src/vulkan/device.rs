@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use asgard_protocol::zeroed;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::*;
 use crate::context::{Device, Queue};
@@ -73,6 +73,7 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
         memory: driver::memory_properties(&instance.fns, c.physicalDevice),
         importable: context.renderer.importable,
         queues: Mutex::new(HashMap::new()),
+        live: RwLock::new(true),
     };
     context.devices.write().insert(token, Arc::new(device));
     // SAFETY: decoding made room for one handle.

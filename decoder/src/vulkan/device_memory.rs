@@ -77,7 +77,9 @@ impl Engine {
             return Ok(());
         }
         let f = function!(self.device_fns(device_token)?, vkFreeMemory);
-        self.retire(token);
+        if !self.retire(token) {
+            return Ok(());
+        }
         // SAFETY: live, and its token names nothing any more.
         unsafe { f(device, memory, ptr::null()) };
         self.context.forget_memory(token);
