@@ -5,7 +5,7 @@
 //!
 //! None of that may depend on how the renderer works inside: a workload is an ordinary Vulkan program, and the library around it only starts processes.
 //!
-//! The rest is for bad input: [`guest`] speaks to a server without a driver in between, right or wrong.
+//! The rest is for bad input: [`guest`] speaks to a server without a driver in between, right or wrong, and [`fuzz`] feeds each layer arbitrary bytes.
 //!
 //! Start reading at [`scenes`], then [`compare`].
 #![allow(
@@ -16,6 +16,7 @@
 pub mod bench;
 pub mod compare;
 pub mod draw;
+pub mod fuzz;
 pub mod gpu;
 pub mod guest;
 pub mod picture;
