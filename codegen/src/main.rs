@@ -23,7 +23,7 @@ const EXAMPLES: &str = "Examples:
   asgard-codegen list vkQueueSubmit         lines of the manifest that contain a text
   asgard-codegen list ' recorded'           every command that is recorded into a command buffer
   asgard-codegen list 'no encoding'         what cannot travel, and why
-  asgard-codegen dump /tmp/generated        every generated file, to read or to compare";
+  asgard-codegen dump generated             every generated file, to read or to compare";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
