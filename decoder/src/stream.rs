@@ -11,11 +11,29 @@ use asgard_protocol::{Arena, Command, Reader, Writer, commands};
 
 use crate::context::{Context, Device, Instance, Queue};
 use crate::recording::Recording;
-use crate::vulkan::{dispatch, has_sequence_number};
+use crate::vulkan::{destroy_leftover, dispatch, has_sequence_number};
 use crate::{Error, Replies};
 
 /// The most that one packet may decode to.
 const ARENA_LIMIT: usize = 1 << 30;
+
+/// Memory that a stream keeps for the next packet; what a larger one needed goes at once.
+const KEPT: usize = 4 << 20;
+
+/// An arena for requests.
+fn arena() -> Arena {
+    let arena = Arena::new();
+    arena.set_allocation_limit(Some(ARENA_LIMIT));
+    arena
+}
+
+/// Makes an arena ready for the next request.
+pub(crate) fn recycle(used: &mut Arena) {
+    used.reset();
+    if used.allocated_bytes() > KEPT {
+        *used = arena();
+    }
+}
 
 /// The decoder of one guest thread's byte stream.
 pub struct Stream {
@@ -38,13 +56,11 @@ impl std::fmt::Debug for Stream {
 
 impl Stream {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        let arena = Arena::new();
-        arena.set_allocation_limit(Some(ARENA_LIMIT));
         Self {
             input: Vec::new(),
             greeted: false,
             packets: 0,
-            arena,
+            arena: arena(),
             reply: Vec::new(),
             recording: context.start_recording(),
             engine: Engine::new(context),
@@ -72,6 +88,9 @@ impl Stream {
         let mut input = input;
         if left == 0 {
             input.clear();
+            input.shrink_to(KEPT);
+            self.reply.clear();
+            self.reply.shrink_to(KEPT);
         } else {
             input.drain(..read);
         }
@@ -153,7 +172,7 @@ impl Stream {
         let result = dispatch(&mut self.engine, opcode, &mut reader, &mut self.reply);
         // On an error the turn is passed on as well: the others find the context dead by themselves.
         self.engine.release_turn();
-        self.arena.reset();
+        recycle(&mut self.arena);
         result.map_err(|error| match error {
             Error::Decode(source) => Error::Malformed {
                 packet: self.packets,
@@ -191,15 +210,13 @@ pub(crate) struct Engine {
 
 impl Engine {
     fn new(context: Arc<Context>) -> Self {
-        let staged = Arena::new();
-        staged.set_allocation_limit(Some(ARENA_LIMIT));
         Self {
             context,
             turn: None,
             instance: None,
             device: None,
             queue: None,
-            staged,
+            staged: arena(),
         }
     }
 
@@ -244,6 +261,16 @@ impl Engine {
         match &self.device {
             Some((_, device)) => Ok(device),
             None => Err(Error::Nonsense("a null device")),
+        }
+    }
+
+    /// Destroys what no guest will ever name.
+    #[cold]
+    fn abandon(&mut self, kind: Kind, parent: u64, handles: &[u64]) {
+        if let Ok(device) = self.device(parent) {
+            for handle in handles {
+                destroy_leftover(kind, device.handle, &device.fns, *handle);
+            }
         }
     }
 
@@ -320,10 +347,20 @@ impl Host for Engine {
                     .into_iter()
                     .find(|o| o.kind == kind && o.handle == *handle && o.parent == parent)
             });
-            *handle = match known.flatten() {
-                Some(object) => object.token,
-                None => objects.insert(kind, parent, *handle)?,
+            let token = match known.flatten() {
+                Some(object) => Ok(object.token),
+                None => objects.insert(kind, parent, *handle),
             };
+            match token {
+                Ok(token) => *handle = token,
+                Err(error) => {
+                    if new {
+                        // SAFETY: as above.
+                        self.abandon(kind, parent, unsafe { slice(handles.add(i), n - i) });
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }

@@ -113,9 +113,19 @@ impl Engine {
         Ok(token)
     }
 
-    /// The driver's handle for an object that a guest names by type and number.
-    fn named_object(&self, object: u64) -> u64 {
-        self.context.objects.get(object).unwrap_or(0)
+    /// The driver's handle for an object that a guest names by type and number; 0 if it is of another
+    /// type, or of those that are the loader's.
+    fn named_object(&self, object_type: VkObjectType, object: u64) -> u64 {
+        let kind = Kind::from_number((object >> 56) as u8);
+        let fits = kind.is_some_and(|kind| {
+            !matches!(kind, Kind::Instance | Kind::PhysicalDevice)
+                && kind.object_type() == object_type
+        });
+        if fits {
+            self.context.objects.get(object).unwrap_or(0)
+        } else {
+            0
+        }
     }
 }
 
@@ -210,7 +220,7 @@ impl DeviceCommands for Engine {
         };
         // SAFETY: decoding placed the struct.
         let mut info = unsafe { *c.pNameInfo };
-        info.objectHandle = self.named_object(info.objectHandle);
+        info.objectHandle = self.named_object(info.objectType, info.objectHandle);
         if info.objectHandle == 0 {
             return Ok(VK_SUCCESS);
         }
@@ -229,10 +239,10 @@ impl DeviceCommands for Engine {
 
     fn vkSetPrivateData(&mut self, c: &mut p::vkSetPrivateData) -> Result<VkResult, Error> {
         let f = function!(self.device_fns(c.device_token)?, vkSetPrivateData);
-        let object = self.named_object(c.objectHandle);
+        let object = self.named_object(c.objectType, c.objectHandle);
         if object == 0 {
             return Err(Error::Nonsense(
-                "private data of an object that is not live",
+                "private data of an object that is not live, or of another type",
             ));
         }
         // SAFETY: a live object of this context.
@@ -241,10 +251,10 @@ impl DeviceCommands for Engine {
 
     fn vkGetPrivateData(&mut self, c: &mut p::vkGetPrivateData) -> Result<(), Error> {
         let f = function!(self.device_fns(c.device_token)?, vkGetPrivateData);
-        let object = self.named_object(c.objectHandle);
+        let object = self.named_object(c.objectType, c.objectHandle);
         if object == 0 {
             return Err(Error::Nonsense(
-                "private data of an object that is not live",
+                "private data of an object that is not live, or of another type",
             ));
         }
         // SAFETY: a live object of this context, and room for the answer.

@@ -48,10 +48,14 @@ impl Engine {
                 .fetch_sub(charged, Ordering::Relaxed);
             return Ok(ret);
         }
-        let token = self
-            .context
-            .objects
-            .insert(Kind::DeviceMemory, c.device_token, memory.0)?;
+        let objects = &self.context.objects;
+        let token = match objects.insert(Kind::DeviceMemory, c.device_token, memory.0) {
+            Ok(token) => token,
+            Err(error) => {
+                destroy_leftover(Kind::DeviceMemory, c.device, &device.fns, memory.0);
+                return Err(error);
+            }
+        };
         self.context.memories.lock().insert(
             token,
             Memory {

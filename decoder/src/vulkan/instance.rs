@@ -84,9 +84,14 @@ impl InstanceCommands for Engine {
         &mut self,
         c: &mut p::vkEnumerateInstanceLayerProperties,
     ) -> Result<VkResult, Error> {
-        // SAFETY: decoding placed the count.
-        unsafe { *c.pPropertyCount = 0 };
-        Ok(VK_SUCCESS)
+        // SAFETY: decoding placed the count, unless the guest left it out.
+        match unsafe { c.pPropertyCount.as_mut() } {
+            Some(n) => {
+                *n = 0;
+                Ok(VK_SUCCESS)
+            }
+            None => Err(Error::Nonsense("no room for the number of layers")),
+        }
     }
 
     fn vkEnumeratePhysicalDeviceGroups(

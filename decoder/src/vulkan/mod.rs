@@ -89,7 +89,7 @@ pub(crate) fn play(
         let body = packet.get(HEADER..).ok_or(Error::BadSize(header.size))?;
         let mut reader = Reader::staged(body, &arena, &context.objects, command_buffer);
         record(e, fns, header.opcode, &mut reader)?;
-        arena.reset();
+        crate::stream::recycle(&mut arena);
         commands += 1;
         rest = tail;
     }
