@@ -15,10 +15,13 @@ usage: fuzz stream|ring|device [--seconds N] [--seed N] [--corpus DIR] [--grow] 
   --seconds N   how long, 60 if nothing is said
   --seed N      which way, 1 if nothing is said
   --corpus DIR  where inputs are, tests/fuzz/corpus/TARGET if nothing is said
-  --grow        keep inputs that got where none was before in the corpus
+  --grow        afterwards keep in the corpus what got furthest, in few bytes
   FILE          run these inputs, and nothing else
 
 An input that crashes the program is left in a file whose name is printed at the start.";
+
+/// The most bytes of inputs that a corpus keeps.
+const BUDGET: usize = 80 << 10;
 
 fn main() -> Result<ExitCode> {
     let mut arguments = std::env::args().skip(1);
@@ -50,7 +53,13 @@ fn main() -> Result<ExitCode> {
     let current = std::env::temp_dir().join(format!("fuzz-{name}-{}", std::process::id()));
     println!("the current input is in {}", current.display());
     let mut inputs = seeds(name);
-    inputs.extend(corpus.inputs().unwrap_or_default().into_iter().map(|(_, i)| i));
+    inputs.extend(
+        corpus
+            .inputs()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(_, i)| i),
+    );
     let started = Instant::now();
     let mut campaign = Campaign::new(target, inputs, seed, Some(current.clone()));
     println!("the corpus reaches {} places", campaign.reached());
@@ -66,8 +75,14 @@ fn main() -> Result<ExitCode> {
         );
     }
     if grow {
-        for input in &campaign.found {
-            corpus.add("", input)?;
+        let known = corpus.inputs().unwrap_or_default();
+        let mut all = std::mem::take(&mut campaign.found);
+        all.extend(known.iter().map(|(_, input)| input.clone()));
+        for (path, _) in known {
+            std::fs::remove_file(path)?;
+        }
+        for input in Campaign::distilled(target, all, BUDGET) {
+            corpus.add("", &input)?;
         }
     }
     std::fs::remove_file(current)?;

@@ -43,7 +43,11 @@ pub(super) fn check_empty() {
     let left = std::mem::take(&mut guard.live);
     drop(guard);
     let alive: Vec<_> = left.values().take(5).collect();
-    assert!(alive.is_empty(), "{} objects are left: {alive:?}", left.len());
+    assert!(
+        alive.is_empty(),
+        "{} objects are left: {alive:?}",
+        left.len()
+    );
 }
 
 struct Guard(MutexGuard<'static, Option<Books>>);
@@ -62,7 +66,9 @@ impl std::ops::DerefMut for Guard {
 }
 
 fn books() -> Guard {
-    let mut guard = BOOKS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut guard = BOOKS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     guard.get_or_insert_with(Books::default);
     Guard(guard)
 }
@@ -118,11 +124,19 @@ fn create(kind: &'static str, device: u64, n: usize, pool: u64, out: *mut u64) -
         die(&format!("a {kind} of {device:#x}, which is no live device"));
     }
     for i in 0..n {
-        let handle = if failed { 0 } else { books.make(kind, device, pool) };
+        let handle = if failed {
+            0
+        } else {
+            books.make(kind, device, pool)
+        };
         // SAFETY: the decoder made room for n handles.
         unsafe { *out.add(i) = handle };
     }
-    if failed { VK_ERROR_OUT_OF_DEVICE_MEMORY } else { VK_SUCCESS }
+    if failed {
+        VK_ERROR_OUT_OF_DEVICE_MEMORY
+    } else {
+        VK_SUCCESS
+    }
 }
 
 type Any = unsafe extern "system" fn();
@@ -170,7 +184,11 @@ macro_rules! like {
     )* };
 }
 
-unsafe extern "system" fn create_instance(_: *const c_void, _: *const c_void, out: *mut u64) -> VkResult {
+unsafe extern "system" fn create_instance(
+    _: *const c_void,
+    _: *const c_void,
+    out: *mut u64,
+) -> VkResult {
     create("Instance", 0, 1, 0, out)
 }
 
@@ -209,7 +227,11 @@ unsafe fn enumerate<T: Copy>(count: *mut u32, out: *mut T, one: T) -> VkResult {
     VK_SUCCESS
 }
 
-unsafe extern "system" fn no_extensions(_: *const c_char, count: *mut u32, _: *mut c_void) -> VkResult {
+unsafe extern "system" fn no_extensions(
+    _: *const c_char,
+    count: *mut u32,
+    _: *mut c_void,
+) -> VkResult {
     // SAFETY: room for one.
     unsafe { *count = 0 };
     VK_SUCCESS
@@ -312,7 +334,13 @@ unsafe extern "system" fn host_pointer(
 unsafe extern "system" fn queue(device: u64, family: u32, index: u32, out: *mut u64) {
     let known = family == 0 && index < 2;
     // SAFETY: room for one.
-    unsafe { *out = if known { device + 1 + u64::from(index) } else { 0 } };
+    unsafe {
+        *out = if known {
+            device + 1 + u64::from(index)
+        } else {
+            0
+        }
+    };
 }
 
 unsafe extern "system" fn queue2(device: u64, info: *const VkDeviceQueueInfo2, out: *mut u64) {
@@ -373,7 +401,12 @@ unsafe extern "system" fn allocate_sets(
     out: *mut u64,
 ) -> VkResult {
     // SAFETY: as the specification says.
-    let (n, pool) = unsafe { ((*info).descriptorSetCount as usize, (*info).descriptorPool.0) };
+    let (n, pool) = unsafe {
+        (
+            (*info).descriptorSetCount as usize,
+            (*info).descriptorPool.0,
+        )
+    };
     create("DescriptorSet", device, n, pool, out)
 }
 
@@ -393,7 +426,9 @@ unsafe extern "system" fn free_sets(_: u64, _: u64, n: u32, handles: *const u64)
 }
 
 unsafe extern "system" fn reset_sets(_: u64, pool: u64, _: u32) -> VkResult {
-    books().live.retain(|_, live| live.pool != pool || pool == 0);
+    books()
+        .live
+        .retain(|_, live| live.pool != pool || pool == 0);
     VK_SUCCESS
 }
 
@@ -439,7 +474,10 @@ unsafe extern "system" fn not_ready(_: u64, _: u64) -> VkResult {
 }
 
 /// `vkGetInstanceProcAddr`.
-pub(super) unsafe extern "system" fn entry(_: VkInstance, name: *const c_char) -> PFN_vkVoidFunction {
+pub(super) unsafe extern "system" fn entry(
+    _: VkInstance,
+    name: *const c_char,
+) -> PFN_vkVoidFunction {
     // SAFETY: a name.
     find(unsafe { CStr::from_ptr(name) }.to_str().unwrap_or_default())
 }

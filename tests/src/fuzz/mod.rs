@@ -19,9 +19,11 @@ pub use mutate::{Campaign, Corpus, seeds};
 pub use ring::ring;
 pub use stream::stream;
 
-/// A target's name and function.
-pub const TARGETS: [(&str, fn(&[u8])); 3] =
-    [("stream", stream), ("ring", ring), ("device", device)];
+/// What a fuzzer calls.
+pub type Target = fn(&[u8]);
+
+/// Names and functions.
+pub const TARGETS: [(&str, Target); 3] = [("stream", stream), ("ring", ring), ("device", device)];
 
 thread_local! {
     static REACHED: RefCell<HashSet<u64>> = RefCell::default();

@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use asgard_asg::kumquat::{
-    BLOB_MEM_HOST3D, CtxCreate, CtxResource, FENCE, GetCapset, RING_IDX, Request,
-    ResourceCreate3d, ResourceCreateBlob, Transfer3d,
+    BLOB_MEM_HOST3D, CtxCreate, CtxResource, FENCE, GetCapset, RING_IDX, Request, ResourceCreate3d,
+    ResourceCreateBlob, Transfer3d,
 };
 use asgard_asg::submit::Command as Submitted;
 
-use super::REACHED;
+use super::{REACHED, Target};
 use crate::scenes::Random;
 
 /// Inputs larger than this are cut.
 const LONGEST: usize = 4096;
+
+/// A corpus is no larger than people can look through.
+const MOST_KEPT: usize = 150;
 
 /// A folder of inputs.
 #[derive(Debug)]
@@ -25,7 +28,11 @@ impl Corpus {
     /// The committed inputs of a target.
     #[must_use]
     pub fn of(target: &str) -> Self {
-        Self::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target))
+        Self::at(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("fuzz/corpus")
+                .join(target),
+        )
     }
 
     /// Inputs in any folder.
@@ -63,7 +70,9 @@ impl Corpus {
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let mut random = Random(7);
     let mut noise = |len: usize| -> Vec<u8> {
-        std::iter::repeat_with(|| random.word() as u8).take(len).collect()
+        std::iter::repeat_with(|| random.word() as u8)
+            .take(len)
+            .collect()
     };
     match target {
         "device" => vec![session(), noise(64)],
@@ -158,7 +167,7 @@ fn session() -> Vec<u8> {
 /// A run of one target.
 #[derive(Debug)]
 pub struct Campaign {
-    target: fn(&[u8]),
+    target: Target,
     random: Random,
     corpus: Vec<Vec<u8>>,
     reached: HashSet<u64>,
@@ -171,8 +180,24 @@ pub struct Campaign {
 }
 
 impl Campaign {
+    /// Of these inputs some that together reach much: the long ones first, which are few, within so many bytes.
+    #[must_use]
+    pub fn distilled(target: Target, mut inputs: Vec<Vec<u8>>, budget: usize) -> Vec<Vec<u8>> {
+        inputs.sort_by_key(|input| std::cmp::Reverse(input.len()));
+        inputs.retain(|input| input.len() <= budget / 100);
+        let mut campaign = Self::new(target, Vec::new(), 0, None);
+        let mut left = budget;
+        inputs.retain(|input| {
+            let keep = input.len() <= left && !input.is_empty() && campaign.run(input);
+            left -= if keep { input.len() } else { 0 };
+            keep
+        });
+        inputs.truncate(MOST_KEPT);
+        inputs
+    }
+
     /// Runs every input of the corpus once.
-    pub fn new(target: fn(&[u8]), corpus: Vec<Vec<u8>>, seed: u64, current: Option<PathBuf>) -> Self {
+    pub fn new(target: Target, corpus: Vec<Vec<u8>>, seed: u64, current: Option<PathBuf>) -> Self {
         let mut campaign = Self {
             target,
             random: Random(seed),

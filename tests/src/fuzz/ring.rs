@@ -39,6 +39,7 @@ pub fn ring(data: &[u8]) {
     };
     let mut channel = HostChannel::new(Arc::clone(&memory), config).expect("a valid ring");
     let mut received = Vec::new();
+    let mut last = 0;
     while !script.is_empty() {
         let op = script.u8();
         let done = match op % 8 {
@@ -96,6 +97,8 @@ pub fn ring(data: &[u8]) {
                 Ok(())
             }
         };
+        reached((last, op % 8, done.is_ok()));
+        last = op % 8;
         match done {
             Err(Error::Stopped) => {
                 reached("stopped");
@@ -105,7 +108,10 @@ pub fn ring(data: &[u8]) {
                 reached_message("ring", &error.to_string());
                 channel.fail();
                 assert!(channel.is_failed());
-                assert!(channel.recv(&mut received).is_err(), "a failed ring stays so");
+                assert!(
+                    channel.recv(&mut received).is_err(),
+                    "a failed ring stays so"
+                );
                 channel = HostChannel::new(Arc::clone(&memory), config).expect("a valid ring");
             }
             Ok(()) => {}
@@ -115,7 +121,9 @@ pub fn ring(data: &[u8]) {
 }
 
 fn word(memory: &Mapping, at: usize) -> u32 {
-    memory.atomic_u32(at).map_or(0, |w| w.load(Ordering::SeqCst))
+    memory
+        .atomic_u32(at)
+        .map_or(0, |w| w.load(Ordering::SeqCst))
 }
 
 fn write(memory: &Mapping, at: usize, value: u32) {

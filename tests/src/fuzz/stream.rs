@@ -103,7 +103,10 @@ impl Seen {
     /// Takes everything that looks like a token out of a reply.
     fn learn(&mut self, reply: &[u8]) {
         for window in reply.windows(8).take(4096) {
-            let token = window.iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b));
+            let token = window
+                .iter()
+                .rev()
+                .fold(0, |sum, b| sum << 8 | u64::from(*b));
             let (kind, generation, slot) = (token >> 56, token >> 32 & 0xff_ffff, token as u32);
             let known = Kind::from_number(kind as u8).is_some();
             if known && (1..1000).contains(&generation) && (1..10_000).contains(&slot) {
@@ -178,7 +181,7 @@ impl Guest {
     fn new() -> Self {
         let limits = Limits {
             memory: 1 << 24,
-            objects: 500,
+            objects: 60,
             ..Limits::default()
         };
         let context = Context::new(Arc::clone(renderer()), "fuzz", limits);
@@ -314,7 +317,7 @@ impl Guest {
             }
             10 | 11 => {
                 if let Some(mut bytes) = self.made(recordable(), script, true) {
-                    if script.u8() % 16 == 0 {
+                    if script.u8().is_multiple_of(16) {
                         break_it(&mut bytes, script);
                     }
                     self.recording.extend(bytes);
@@ -327,7 +330,11 @@ impl Guest {
             }
             14 => {
                 let device = self.seen.token(Kind::Device, script.number::<3>());
-                let kind = if op & 0x10 == 0 { Kind::Fence } else { Kind::Semaphore };
+                let kind = if op & 0x10 == 0 {
+                    Kind::Fence
+                } else {
+                    Kind::Semaphore
+                };
                 let object = self.seen.token(kind, script.number::<3>());
                 let asked = self.context.when_signaled(device, object, Box::new(|| ()));
                 reached(("signal", op & 0x10, asked.is_ok()));
@@ -337,7 +344,8 @@ impl Guest {
                 1 => {
                     let size = 4096 << (script.u8() % 4);
                     if let Ok((_, fd)) = asgard_asg::Mapping::create(size) {
-                        self.context.add_resource(script.u8().into(), fd, size as u64);
+                        self.context
+                            .add_resource(script.u8().into(), fd, size as u64);
                     }
                 }
                 2 => self.context.remove_resource(script.u8().into()),
@@ -382,7 +390,7 @@ fn break_it(bytes: &mut Vec<u8>, script: &mut Script<'_>) {
             _ => bytes[at] = value,
         }
     }
-    if script.u8() % 2 == 0 && bytes.len() >= HEADER {
+    if script.u8().is_multiple_of(2) && bytes.len() >= HEADER {
         let size = bytes.len() as u32;
         bytes[4..8].copy_from_slice(&size.to_le_bytes());
     }
