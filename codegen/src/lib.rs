@@ -27,6 +27,8 @@ pub enum Product {
     Protocol,
     /// Traits with default bodies and the dispatch by opcode: crate `asgard-decoder`.
     Decoder,
+    /// Traits with default bodies and the entry points of the driver: crate `asgard-encoder`.
+    Encoder,
 }
 
 /// Reads the pinned registries, resolves them and applies the policy.

@@ -82,6 +82,7 @@ fn run(verb: Verb, out: &mut impl io::Write) -> Result<()> {
                 .with_context(|| format!("cannot make {}", folder.display()))?;
             generate(Product::Protocol, &folder)?;
             generate(Product::Decoder, &folder)?;
+            generate(Product::Encoder, &folder)?;
             writeln!(out, "wrote {}", folder.display())?;
         }
     }

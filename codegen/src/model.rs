@@ -120,6 +120,8 @@ pub struct Command {
     pub foreign: Option<String>,
     /// Why the host ends the context when it comes.
     pub refused: Option<String>,
+    /// The guest driver serves it by itself all the same.
+    pub guest_serves: bool,
     /// A Vulkan driver knows it.
     pub native: bool,
 }
@@ -828,7 +830,12 @@ impl<'a> Resolver<'a> {
             if refused.is_some() {
                 self.policy.used(&name);
             }
+            let guest_serves = self.policy.guest_serves.contains_key(&name);
+            if guest_serves {
+                self.policy.used(&name);
+            }
             model.commands.push(Command {
+                guest_serves,
                 opcode: opcodes[&name],
                 foreign: params.iter().find_map(|p| foreign_field(p, &foreign)),
                 noun: noun(&params, &model.handles),

@@ -38,6 +38,8 @@ struct File {
     refuse: Vec<Items>,
     #[serde(default)]
     hide_extension: Vec<Items>,
+    #[serde(default)]
+    serve: Vec<Items>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,6 +147,8 @@ pub struct Policy {
     pub drops: BTreeMap<String, String>,
     /// Commands that end the context.
     pub refusals: BTreeMap<String, String>,
+    /// Commands that the guest driver serves by itself, refused by the host though they are.
+    pub guest_serves: BTreeMap<String, String>,
     /// Device extensions that guests do not see.
     pub hidden_extensions: BTreeMap<String, String>,
     used: std::cell::RefCell<BTreeSet<String>>,
@@ -160,6 +164,7 @@ impl Policy {
         for (name, text) in [
             ("policy/vulkan.toml", include_str!("../policy/vulkan.toml")),
             ("policy/host.toml", include_str!("../policy/host.toml")),
+            ("policy/guest.toml", include_str!("../policy/guest.toml")),
         ] {
             let file: File = toml::from_str(text).with_context(|| name.to_owned())?;
             policy.add(file).with_context(|| name.to_owned())?;
@@ -191,6 +196,7 @@ impl Policy {
         all(&mut self.unknown_lengths, file.unknown_length)?;
         all(&mut self.drops, file.drop)?;
         all(&mut self.hidden_extensions, file.hide_extension)?;
+        all(&mut self.guest_serves, file.serve)?;
         all(&mut self.refusals, file.refuse)?;
         self.only_if
             .extend(file.only_if.into_iter().map(|o| (o.item.clone(), o)));
@@ -250,6 +256,7 @@ impl Policy {
             self.drops.keys().collect(),
             self.refusals.keys().collect(),
             self.hidden_extensions.keys().collect(),
+            self.guest_serves.keys().collect(),
         ];
         let stale: Vec<_> = lists
             .into_iter()

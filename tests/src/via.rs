@@ -11,12 +11,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 /// Which way a program's Vulkan calls go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stack {
     /// To the host's driver, in the program's own process.
     Native,
-    /// Through the distribution's guest driver and `asgard run`.
+    /// Through the distribution's guest driver, Mesa's, and `asgard run`.
+    Mesa,
+    /// Through our own guest driver and `asgard run`.
     Asgard,
+}
+
+impl Stack {
+    /// How `asgard run` calls the guest driver.
+    pub fn driver(self) -> Option<&'static str> {
+        match self {
+            Self::Native => None,
+            Self::Mesa => Some("mesa"),
+            Self::Asgard => Some("asgard"),
+        }
+    }
 }
 
 /// How a program ended.
@@ -51,12 +64,12 @@ impl Finished {
 
 /// The command that runs `program` on `stack`, its arguments still to come.
 pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
-    let mut command = match stack {
-        Stack::Native => Command::new(program),
-        Stack::Asgard => {
+    let mut command = match stack.driver() {
+        None => Command::new(program),
+        Some(driver) => {
             let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
             let mut command = Command::new(asgard);
-            command.arg("run").arg("--").arg(program);
+            command.args(["run", "--driver", driver, "--"]).arg(program);
             command
         }
     };

@@ -1,4 +1,5 @@
-//! Every workload computes the same bytes through the renderer as it does natively.
+//! Every workload computes the same bytes through the renderer as it does natively, with Mesa's guest
+//! driver and with our own.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use asgard_tests::via::Stack;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-fn identical(name: &str) {
-    if !require(&["mesa", "gfxstream", "asgard"]) {
+fn identical(stack: Stack, name: &str) {
+    if !require(&["mesa", "asgard"]) || (stack == Stack::Mesa && !require(&["gfxstream"])) {
         return;
     }
     let program = Path::new(env!("CARGO_BIN_EXE_scene"));
@@ -19,12 +20,12 @@ fn identical(name: &str) {
         Err(error) => panic!("{error:#}"),
     };
     let (native, native_run) = run(Stack::Native);
-    let (through, through_run) = run(Stack::Asgard);
+    let (through, through_run) = run(stack);
     print!(
         "native:  {}through: {}",
         native_run.stdout, through_run.stdout
     );
-    let all = compare(&native, &through);
+    let all = compare(&native, &through, stack);
     for (part, why) in &all.gated {
         println!("gated: {part}: {why}");
     }
@@ -36,12 +37,20 @@ fn identical(name: &str) {
 }
 
 macro_rules! tests {
-    ($($name:ident $about:literal,)*) => {$(
-        #[test]
-        fn $name() {
-            identical(stringify!($name));
+    ($($name:ident $about:literal,)*) => {
+        mod mesa {
+            $(#[test]
+            fn $name() {
+                super::identical(super::Stack::Mesa, stringify!($name));
+            })*
         }
-    )*};
+        mod asgard {
+            $(#[test]
+            fn $name() {
+                super::identical(super::Stack::Asgard, stringify!($name));
+            })*
+        }
+    };
 }
 
 asgard_tests::for_each_scene!(tests);

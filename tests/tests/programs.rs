@@ -76,7 +76,7 @@ fn vulkaninfo_differs_from_the_native_report_only_as_intended() {
     if !require(&["mesa", "gfxstream", "asgard", "vulkaninfo"]) {
         return;
     }
-    let (native, through) = (report(Stack::Native), report(Stack::Asgard));
+    let (native, through) = (report(Stack::Native), report(Stack::Mesa));
     assert!(
         through.len() > 500,
         "the report is not complete: {} lines",
@@ -179,7 +179,7 @@ fn vkcube_turns_in_a_window() {
         return;
     }
     let x = XServer::start();
-    let mut command = via::command(Stack::Asgard, "vkcube").unwrap();
+    let mut command = via::command(Stack::Mesa, "vkcube").unwrap();
     command
         .args(["--c", "300"])
         .env("DISPLAY", &x.display)
@@ -187,7 +187,7 @@ fn vkcube_turns_in_a_window() {
     via::run(command, LIMIT).unwrap().success().unwrap();
 
     // Once more, to look at it while it turns.
-    let mut command = via::command(Stack::Asgard, "vkcube").unwrap();
+    let mut command = via::command(Stack::Mesa, "vkcube").unwrap();
     command
         .env("DISPLAY", &x.display)
         .env_remove("WAYLAND_DISPLAY");

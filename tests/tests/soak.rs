@@ -46,7 +46,7 @@ fn check(server: &Server, name: &str, want: &Report) {
     }
     let bytes = std::fs::read(out.path()).expect("a result");
     let got = Report::from_bytes(&bytes).expect("a report");
-    let all = compare(want, &got);
+    let all = compare(want, &got, Stack::Mesa);
     assert!(
         all.different.is_empty(),
         "{name} differs: {:#?}",

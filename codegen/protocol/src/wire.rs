@@ -114,6 +114,8 @@ pub trait Command: Copy {
     const HAS_REPLY: bool;
     /// What it returns.
     type Return: Copy;
+    /// What it returns when the device is lost.
+    const LOST: Self::Return;
     /// Reads the parameters after the header and the sequence number.
     ///
     /// # Safety
@@ -242,6 +244,16 @@ pub struct Reader<'a> {
     staged: Option<(u64, u64)>,
     trace: Option<Vec<u64>>,
     made: Option<Made>,
+    source: Option<&'a mut dyn Source>,
+}
+
+/// Where a reader of replies gets bytes as they arrive.
+pub trait Source {
+    /// Fills `to`, waiting for as long as it takes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] when no more will come.
+    fn fill(&mut self, to: &mut [u8]) -> Result<(), DecodeError>;
 }
 
 impl<'a> Reader<'a> {
@@ -261,6 +273,7 @@ impl<'a> Reader<'a> {
             staged: None,
             trace: None,
             made: None,
+            source: None,
         }
     }
 
@@ -283,6 +296,19 @@ impl<'a> Reader<'a> {
         Self {
             in_place: true,
             ..Self::request(bytes, arena, handles)
+        }
+    }
+
+    /// As [`Reader::reply`], from bytes that may still be on their way: a reply does not say how long it
+    /// is.
+    pub fn arriving(
+        source: &'a mut dyn Source,
+        arena: &'a Arena,
+        handles: &'a dyn Handles,
+    ) -> Self {
+        Self {
+            source: Some(source),
+            ..Self::reply(&[], arena, handles)
         }
     }
 
@@ -341,8 +367,12 @@ impl<'a> Reader<'a> {
     #[cold]
     fn short<const N: usize>(&mut self, what: What<'_>) -> Result<[u8; N], DecodeError> {
         let depth = self.depth;
-        let made = self.made.as_mut().ok_or(DecodeError::Truncated)?;
         let mut bytes = [0; N];
+        if let Some(source) = &mut self.source {
+            source.fill(&mut bytes)?;
+            return Ok(bytes);
+        }
+        let made = self.made.as_mut().ok_or(DecodeError::Truncated)?;
         made.fill(&mut bytes, what, depth);
         Ok(bytes)
     }
@@ -546,6 +576,10 @@ impl<'a> Reader<'a> {
             made.fill(to, What::Any, 0);
             return Ok(());
         }
+        if let Some(source) = &mut self.source {
+            // SAFETY: the caller's promise.
+            return source.fill(unsafe { std::slice::from_raw_parts_mut(to, n) });
+        }
         let (head, rest) = self
             .rest
             .split_at_checked(n)
@@ -700,7 +734,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let n = u32::from_be_bytes(self.take(What::CountBe)?) as usize;
-        if self.made.is_none() && n > self.rest.len() {
+        if self.made.is_none() && self.source.is_none() && n > self.rest.len() {
             return Err(DecodeError::Truncated);
         }
         let text = self

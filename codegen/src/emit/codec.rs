@@ -278,6 +278,13 @@ fn write_command(out: &mut Out, model: &Model, c: &Command) {
     out.line(format!("const ON_COMMAND_BUFFER: bool = {staged};"));
     out.line(format!("const HAS_REPLY: bool = {};", c.has_reply()));
     out.line(format!("type Return = {};", c.ret));
+    let lost = match (&c.ret_wire, c.ret.as_str()) {
+        (None, _) => "()",
+        (_, "VkResult") => "VK_ERROR_DEVICE_LOST",
+        (Some(Wire::Function), _) => "None",
+        _ => "0",
+    };
+    out.line(format!("const LOST: Self::Return = {lost};"));
     let quiet = c.params.is_empty();
     let r = if quiet { "_r" } else { "r" };
     let w = if quiet { "_w" } else { "w" };

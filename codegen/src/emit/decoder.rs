@@ -132,7 +132,7 @@ pub(super) fn default(c: &Command) -> String {
     out.finish()
 }
 
-fn trait_name(noun: &str) -> String {
+pub(super) fn trait_name(noun: &str) -> String {
     let mut name = String::new();
     for word in noun.split('_') {
         let mut chars = word.chars();

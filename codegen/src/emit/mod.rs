@@ -7,6 +7,7 @@
 mod codec;
 mod decoder;
 mod driver;
+mod encoder;
 mod manifest;
 mod types;
 
@@ -29,6 +30,7 @@ pub fn product(model: &Model, product: Product) -> Vec<(String, String)> {
             ("driver.rs".to_owned(), driver::tables(model)),
         ],
         Product::Decoder => vec![("dispatch.rs".to_owned(), decoder::dispatch(model))],
+        Product::Encoder => vec![("entrypoints.rs".to_owned(), encoder::entrypoints(model))],
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::Context as _;
 use serde_json::Value;
 
 /// How the guest driver's library is called, wherever its manifest lies.
@@ -13,6 +14,9 @@ const GFXSTREAM_LIBRARY: &str = "libvulkan_gfxstream";
 
 /// The library that turns the guest driver's kernel calls into messages of our socket.
 const PRELOAD: &str = "libasgard_preload.so";
+
+/// Our own guest driver.
+const DRIVER: &str = "libvulkan_asgard.so";
 
 /// Says where the guest driver's messages go.
 const SOCKET_VARIABLE: &str = "ASGARD_KUMQUAT_SOCKET";
@@ -142,15 +146,38 @@ pub(crate) fn find_shared_library(name: &Path) -> Option<PathBuf> {
 
 /// The preload library: $ASGARD_PRELOAD, or beside this executable, or in `../lib/asgard`.
 pub(crate) fn find_preload() -> Option<PathBuf> {
-    if let Some(path) = env::var_os("ASGARD_PRELOAD") {
+    find_own("ASGARD_PRELOAD", PRELOAD)
+}
+
+/// A library of ours: named by a variable, or beside this executable, or in `../lib/asgard`.
+fn find_own(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
         let path = std::path::absolute(path).ok()?;
         return path.is_file().then_some(path);
     }
     let exe = env::current_exe().ok()?;
     let dir = exe.parent()?;
-    [dir.join(PRELOAD), dir.join("../lib/asgard").join(PRELOAD)]
+    [dir.join(name), dir.join("../lib/asgard").join(name)]
         .into_iter()
         .find(|path| path.is_file())
+}
+
+/// A manifest of our own guest driver, written into `dir`.
+pub(crate) fn own_icd(dir: &Path) -> anyhow::Result<Icd> {
+    let library = find_own("ASGARD_DRIVER", DRIVER).with_context(|| {
+        format!(
+            "{DRIVER} is neither beside this program nor in ../lib/asgard, and ASGARD_DRIVER names no file. \
+             To build it in a source tree:\n  {BUILD_PRELOAD}"
+        )
+    })?;
+    let manifest = dir.join("asgard_icd.json");
+    let text = serde_json::json!({
+        "file_format_version": "1.0.1",
+        "ICD": { "library_path": library, "api_version": "1.4.342" },
+    });
+    std::fs::write(&manifest, text.to_string())
+        .with_context(|| format!("cannot write {}", manifest.display()))?;
+    Ok(Icd::read(&manifest)?)
 }
 
 pub(crate) fn preload_missing() -> String {
@@ -169,7 +196,12 @@ pub(crate) fn preload_missing() -> String {
 pub(crate) const BUILD_PRELOAD: &str = "cargo build --release --workspace";
 
 /// Gives a program the guest driver, and nothing but.
-pub(crate) fn prepare_guest(command: &mut Command, icd: &Icd, preload: &Path, socket: &Path) {
+pub(crate) fn prepare_guest(
+    command: &mut Command,
+    icd: &Icd,
+    preload: Option<&Path>,
+    socket: &Path,
+) {
     for variable in DRIVER_FILES
         .into_iter()
         .chain(DRIVER_FILTERS)
@@ -181,7 +213,9 @@ pub(crate) fn prepare_guest(command: &mut Command, icd: &Icd, preload: &Path, so
     command
         .env("VK_DRIVER_FILES", &icd.manifest)
         .env("VK_ICD_FILENAMES", &icd.manifest);
-    command.env("LD_PRELOAD", prepended(preload, env::var_os("LD_PRELOAD")));
+    if let Some(preload) = preload {
+        command.env("LD_PRELOAD", prepended(preload, env::var_os("LD_PRELOAD")));
+    }
     command.env(SOCKET_VARIABLE, socket);
     // Windows: what the driver exports is plain memory, which no X or Wayland server takes as an image.
     // Mesa then copies each frame through shared memory, if it is told to.

@@ -24,6 +24,8 @@ use super::{DeviceArgs, environment};
 pub(crate) enum Driver {
     /// Mesa's gfxstream driver, as distributions ship it.
     Mesa,
+    /// Asgard's own: more extensions, Vulkan 1.4, and no windows yet.
+    Asgard,
 }
 
 /// Run a program with the gfxstream driver, on a renderer of its own
@@ -65,19 +67,25 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
     let Some((program, program_args)) = args.program.split_first() else {
         bail!("no program")
     };
-    let Driver::Mesa = args.driver;
-    let icd = match &args.icd {
-        Some(file) => environment::Icd::read(file)
-            .with_context(|| format!("cannot use {}", file.display()))?,
-        None => environment::find_icd().ok_or_else(|| {
-            anyhow!(
-                "Mesa's gfxstream driver is not installed. To install it:\n  {}",
-                environment::install_mesa()
-            )
-        })?,
+    let own = private_dir().context("cannot make a directory for the driver's manifest")?;
+    let (icd, preload) = match (&args.icd, args.driver) {
+        (None, Driver::Asgard) => (environment::own_icd(own.path())?, None),
+        (icd, _) => {
+            let icd = match icd {
+                Some(file) => environment::Icd::read(file)
+                    .with_context(|| format!("cannot use {}", file.display()))?,
+                None => environment::find_icd().ok_or_else(|| {
+                    anyhow!(
+                        "Mesa's gfxstream driver is not installed. To install it:\n  {}",
+                        environment::install_mesa()
+                    )
+                })?,
+            };
+            let preload = environment::find_preload()
+                .ok_or_else(|| anyhow!("{}", environment::preload_missing()))?;
+            (icd, Some(preload))
+        }
     };
-    let preload =
-        environment::find_preload().ok_or_else(|| anyhow!("{}", environment::preload_missing()))?;
 
     let server = match &args.connect {
         Some(_) => None,
@@ -91,7 +99,7 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
 
     let mut command = Command::new(program);
     command.args(program_args);
-    environment::prepare_guest(&mut command, &icd, &preload, &socket);
+    environment::prepare_guest(&mut command, &icd, preload.as_deref(), &socket);
     let started = Instant::now();
     // From here on, so that no signal is lost.
     let signals =

@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: bench [options]
 
 options:
-  --compare      run natively and through the renderer, in turns, and compare
+  --compare      run natively and through the renderer with each guest driver, in turns, and compare
   --rounds N     turns of a comparison (default 3)
   --only TEXT    measure only what has TEXT in its name
   --json         print JSON instead of a table
@@ -82,21 +82,24 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// A figure and, in a comparison, the same through the renderer.
+/// The stacks of a comparison beside the native one.
+const THROUGH: [Stack; 2] = [Stack::Mesa, Stack::Asgard];
+
+/// A figure and, in a comparison, the same through the renderer, for each of [`THROUGH`].
 struct Row {
     figure: Figure,
-    through: Option<f64>,
+    through: Vec<f64>,
 }
 
 impl Row {
     /// How many times slower the renderer is.
-    fn ratio(&self) -> Option<f64> {
-        let (native, through) = (self.figure.median, self.through?);
-        Some(if self.figure.is_rate() {
+    fn ratio(&self, through: f64) -> f64 {
+        let native = self.figure.median;
+        if self.figure.is_rate() {
             native / through
         } else {
             through / native
-        })
+        }
     }
 }
 
@@ -115,7 +118,7 @@ fn single(arguments: &Arguments) -> Result<Vec<Row>> {
         .into_iter()
         .map(|figure| Row {
             figure,
-            through: None,
+            through: Vec::new(),
         })
         .collect())
 }
@@ -124,9 +127,9 @@ fn single(arguments: &Arguments) -> Result<Vec<Row>> {
 fn compare(arguments: &Arguments) -> Result<Vec<Row>> {
     let program = std::env::current_exe()?;
     let mut order: Vec<Figure> = Vec::new();
-    let mut samples: BTreeMap<(String, bool), Vec<f64>> = BTreeMap::new();
+    let mut samples: BTreeMap<(String, Stack), Vec<f64>> = BTreeMap::new();
     for round in 0..arguments.rounds {
-        for stack in [Stack::Native, Stack::Asgard] {
+        for stack in std::iter::once(Stack::Native).chain(THROUGH) {
             eprintln!("round {} of {}: {stack:?}", round + 1, arguments.rounds);
             let mut command = via::command(stack, &program)?;
             command.args(["--lines", "--only", &arguments.only]);
@@ -137,23 +140,28 @@ fn compare(arguments: &Arguments) -> Result<Vec<Row>> {
                 if order.iter().all(|known| known.name != figure.name) {
                     order.push(figure.clone());
                 }
-                let key = (figure.name, stack == Stack::Native);
-                samples.entry(key).or_default().push(figure.median);
+                samples
+                    .entry((figure.name, stack))
+                    .or_default()
+                    .push(figure.median);
             }
         }
     }
-    let middle = |name: &str, native| samples.get(&(name.to_owned(), native)).map(|s| median(s));
+    let middle = |name: &str, stack| {
+        let known = samples.get(&(name.to_owned(), stack));
+        known.map_or(f64::NAN, |s| median(s))
+    };
     Ok(order
         .into_iter()
         .map(|figure| {
-            let native = middle(&figure.name, true).unwrap_or(f64::NAN);
-            let through = middle(&figure.name, false).unwrap_or(f64::NAN);
+            let native = middle(&figure.name, Stack::Native);
+            let through = THROUGH.map(|stack| middle(&figure.name, stack)).to_vec();
             Row {
                 figure: Figure {
                     median: native,
                     ..figure
                 },
-                through: Some(through),
+                through,
             }
         })
         .collect())
@@ -161,19 +169,19 @@ fn compare(arguments: &Arguments) -> Result<Vec<Row>> {
 
 fn table(rows: &[Row]) -> String {
     let mut out = String::new();
-    let compared = rows.iter().any(|row| row.through.is_some());
-    if compared {
-        let _ = writeln!(
-            out,
-            "{:46} {:>12} {:>12} {:>8}",
-            "", "native", "asgard", "ratio"
-        );
+    if rows.iter().any(|row| !row.through.is_empty()) {
+        let _ = write!(out, "{:46} {:>12}", "", "native");
+        for stack in THROUGH {
+            let name = format!("via {}", stack.driver().unwrap_or_default());
+            let _ = write!(out, " {name:>12} {:>8}", "ratio");
+        }
+        let _ = writeln!(out);
     }
     for row in rows {
         let figure = &row.figure;
         let _ = write!(out, "{:46} {:>12.3}", figure.name, figure.median);
-        if let (Some(through), Some(ratio)) = (row.through, row.ratio()) {
-            let _ = write!(out, " {through:>12.3} {ratio:>7.2}x");
+        for &through in &row.through {
+            let _ = write!(out, " {through:>12.3} {:>7.2}x", row.ratio(through));
         }
         let _ = writeln!(out, " {}", figure.unit);
     }
@@ -199,12 +207,13 @@ fn json(rows: &[Row]) -> String {
                 figure.unit,
                 number(figure.median)
             );
-            if let (Some(through), Some(ratio)) = (row.through, row.ratio()) {
+            for (stack, &through) in THROUGH.iter().zip(&row.through) {
+                let name = stack.driver().unwrap_or_default();
                 let _ = write!(
                     line,
-                    ", \"asgard\": {}, \"ratio\": {}",
+                    ", \"{name}\": {}, \"{name} ratio\": {}",
                     number(through),
-                    number(ratio)
+                    number(row.ratio(through))
                 );
             }
             line + "}"

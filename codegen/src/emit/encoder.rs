@@ -1,0 +1,102 @@
+//! The guest's side: one trait per object with plain default bodies, and the entry points of the driver.
+
+use std::collections::BTreeMap;
+
+use super::decoder::trait_name;
+use super::{Out, ident};
+use crate::Model;
+use crate::model::{Command, Level};
+
+pub(super) fn entrypoints(model: &Model) -> String {
+    let mut out = Out::default();
+    let served: Vec<&Command> = model
+        .commands
+        .iter()
+        .filter(|c| c.foreign.is_none() && c.native)
+        .filter(|c| c.refused.is_none() || c.guest_serves)
+        .collect();
+    let mut nouns: BTreeMap<&str, Vec<&Command>> = BTreeMap::new();
+    for c in &served {
+        nouns.entry(&c.noun).or_default().push(c);
+    }
+    for (noun, commands) in &nouns {
+        out.line(format!(
+            "/// What applications do with a {}; a default body sends the command, and waits if there is a reply.",
+            noun.replace('_', " ")
+        ));
+        out.line(format!("pub(crate) trait {}: Guest {{", trait_name(noun)));
+        for c in commands {
+            method(&mut out, c);
+        }
+        out.line("}");
+    }
+    for c in &served {
+        let params: Vec<String> = c
+            .params
+            .iter()
+            .map(|p| format!("{}: {}", ident(&p.name), p.rust))
+            .collect();
+        let ret = if c.ret == "()" { String::new() } else { format!(" -> {}", c.ret) };
+        out.line(format!(
+            "unsafe extern \"system\" fn {}({}){ret} {{",
+            c.name,
+            params.join(", ")
+        ));
+        let names: Vec<String> = c.params.iter().map(|p| ident(&p.name)).collect();
+        let rest = if names.is_empty() { "" } else { ", " };
+        out.line(format!(
+            "Driver.{0}(&mut p::{0} {{ {1}{rest}..zeroed() }})",
+            c.name,
+            names.join(", ")
+        ));
+        out.line("}");
+    }
+    for (function, what, level) in [
+        ("global_entry", "without an instance", &[Level::Global][..]),
+        ("instance_entry", "of instances and physical devices", &[Level::Instance][..]),
+        ("device_entry", "of devices, queues and command buffers", &[Level::Device][..]),
+    ] {
+        out.line(format!("/// The entry point {what} of that name."));
+        out.line(format!("pub(crate) fn {function}(name: &CStr) -> PFN_vkVoidFunction {{"));
+        out.line("// SAFETY: the caller of a Vulkan function pointer casts it back to its own type.");
+        out.line("Some(unsafe {");
+        out.line("match name.to_bytes() {");
+        for c in served.iter().filter(|c| level.contains(&c.level)) {
+            out.line(format!(
+                "b\"{0}\" => transmute::<*const (), unsafe extern \"system\" fn()>({0} as *const ()),",
+                c.name
+            ));
+        }
+        out.line("_ => return None,");
+        out.line("}");
+        out.line("})");
+        out.line("}");
+    }
+    out.finish()
+}
+
+fn method(out: &mut Out, c: &Command) {
+    out.line(format!("/// `{}`.", c.name));
+    let ret = if c.ret == "()" { String::new() } else { format!(" -> {}", c.ret) };
+    let signature = format!("fn {0}(&self, c: &mut p::{0}){ret}", c.name);
+    if c.guest_serves && c.alias.is_none() {
+        // The host would refuse it: there is no plain body.
+        out.line(format!("{signature};"));
+        return;
+    }
+    out.line(format!("{signature} {{"));
+    if let Some(target) = &c.alias {
+        out.line(format!(
+            "// SAFETY: an alias has the parameters of `{target}`, and both structs are repr(C)."
+        ));
+        out.line(format!(
+            "let c = unsafe {{ &mut *std::ptr::from_mut(c).cast::<p::{target}>() }};"
+        ));
+        out.line(format!("self.{target}(c)"));
+    } else if c.on_command_buffer() && !c.has_reply() {
+        out.line("self.record(c)");
+    } else {
+        out.line("self.call(c)");
+    }
+    out.line("}");
+}

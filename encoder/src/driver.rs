@@ -1,0 +1,64 @@
+//! What every command's default body does.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use asgard_protocol::types::VkCommandBuffer;
+use asgard_protocol::{Command, Writer};
+
+use crate::object::{Dispatchable, Objects};
+use crate::stream::{self, Lost};
+use crate::vulkan::command_buffer::CommandBuffer;
+
+/// The driver. It has no state of its own: that is in objects, threads and the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Driver;
+
+/// The default bodies.
+pub(crate) trait Guest {
+    /// Sends the command, and waits for the reply if there is one.
+    fn call<C: Command>(&self, c: &mut C) -> C::Return {
+        match stream::with(|s| s.call(c)) {
+            Ok(ret) => ret,
+            Err(error) => {
+                lost(&error);
+                C::LOST
+            }
+        }
+    }
+
+    /// Records the command into its command buffer.
+    #[inline]
+    fn record<C: Command>(&self, c: &mut C) -> C::Return {
+        // SAFETY: the first parameter of every command that is recorded is its command buffer, a live
+        // handle, and the application does not use it in two threads at once.
+        let buffer = unsafe {
+            let handle = *std::ptr::from_ref(c).cast::<VkCommandBuffer>();
+            Dispatchable::<CommandBuffer>::from_handle(handle.0)
+        };
+        stage(&mut buffer.data.recording(), c);
+        C::LOST
+    }
+}
+
+impl Guest for Driver {}
+
+/// Appends a command to a recording: the packet without its command buffer.
+#[inline]
+pub(crate) fn stage<C: Command>(recording: &mut Vec<u8>, c: &C) {
+    let start = recording.len();
+    recording.extend_from_slice(&C::OPCODE.to_le_bytes());
+    recording.extend_from_slice(&[0; 4]);
+    let mut writer = Writer::new(recording, &Objects).staged();
+    // SAFETY: the application's pointers are valid as the specification demands.
+    unsafe { c.encode_request(&mut writer) };
+    writer.patch_size(start);
+}
+
+/// Says once that the device is lost.
+#[cold]
+fn lost(error: &Lost) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        eprintln!("asgard: the Vulkan device is lost: {error}");
+    }
+}

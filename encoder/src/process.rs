@@ -1,0 +1,62 @@
+//! What all threads of this process share: the connection, and the order of packets.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::virtgpu::{self, Error, VirtGpu};
+
+/// Names the socket of a renderer on this machine.
+const SOCKET: &str = "ASGARD_KUMQUAT_SOCKET";
+
+pub(crate) struct Process {
+    pub(crate) device: Arc<dyn VirtGpu>,
+    /// The number of the last packet; the host runs them in this order.
+    sequence: AtomicU32,
+    blobs: AtomicU64,
+}
+
+impl Process {
+    /// The process' own, connected at the first call.
+    pub(crate) fn get() -> Option<&'static Self> {
+        static PROCESS: OnceLock<Option<Process>> = OnceLock::new();
+        PROCESS
+            .get_or_init(|| match Self::connect() {
+                Ok(process) => Some(process),
+                Err(error) => {
+                    eprintln!("asgard: {error}; `asgard run -- PROGRAM` starts a renderer with the program");
+                    None
+                }
+            })
+            .as_ref()
+    }
+
+    fn connect() -> Result<Self, Error> {
+        let socket = std::env::var_os(SOCKET)
+            .map(PathBuf::from)
+            .ok_or_else(|| Error::Absent(format!("{SOCKET} names no socket")))?;
+        let program = std::env::current_exe().ok();
+        let name = program
+            .as_deref()
+            .and_then(|p| p.file_name())
+            .map(|n| n.as_encoded_bytes().to_vec())
+            .unwrap_or_default();
+        Ok(Self {
+            device: virtgpu::connect(&socket, &name)?,
+            sequence: AtomicU32::new(0),
+            blobs: AtomicU64::new(0),
+        })
+    }
+
+    /// The number of the next packet. Whoever takes one must send its packet at once.
+    pub(crate) fn next_sequence(&self) -> u32 {
+        self.sequence
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(1)
+    }
+
+    /// A number for memory that is to be mapped.
+    pub(crate) fn next_blob(&self) -> u64 {
+        self.blobs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}

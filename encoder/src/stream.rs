@@ -1,0 +1,107 @@
+//! A thread's stream to the host: packets out, replies in.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use asgard_asg::guest::{GuestChannel, GuestConfig};
+use asgard_protocol::wire::Source;
+use asgard_protocol::{Arena, Command, DecodeError, Reader, Writer, packet};
+
+use crate::object::Objects;
+use crate::process::Process;
+use crate::virtgpu::RingPing;
+
+/// The host does not answer any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("there is no renderer")]
+    NoRenderer,
+    #[error("the renderer is gone: {0}")]
+    Ring(#[from] asgard_asg::Error),
+    #[error("a reply makes no sense: {0}")]
+    Reply(#[from] DecodeError),
+}
+
+thread_local! {
+    static STREAM: RefCell<Option<Stream>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` with this thread's stream, which is opened at the first call.
+pub(crate) fn with<T>(f: impl FnOnce(&mut Stream) -> Result<T, Lost>) -> Result<T, Lost> {
+    STREAM.with(|stream| {
+        let mut stream = stream.borrow_mut();
+        if stream.is_none() {
+            *stream = Some(Stream::open()?);
+        }
+        match stream.as_mut() {
+            Some(stream) => f(stream),
+            None => Err(Lost::NoRenderer),
+        }
+    })
+}
+
+pub(crate) struct Stream {
+    process: &'static Process,
+    replies: Replies,
+    packet: Vec<u8>,
+    arena: Arena,
+}
+
+/// The ring, and reply bytes that were received and not yet read.
+struct Replies {
+    channel: GuestChannel<Box<dyn RingPing>>,
+}
+
+impl Source for Replies {
+    fn fill(&mut self, to: &mut [u8]) -> Result<(), DecodeError> {
+        self.channel
+            .read_reply(to)
+            .map_err(|_| DecodeError::Truncated)
+    }
+}
+
+impl Stream {
+    fn open() -> Result<Self, Lost> {
+        let process = Process::get().ok_or(Lost::NoRenderer)?;
+        let (memory, ping) = process.device.create_ring().map_err(|error| {
+            eprintln!("asgard: {error}");
+            Lost::NoRenderer
+        })?;
+        let config = GuestConfig {
+            same_kernel: true,
+            spin: Duration::from_micros(20),
+        };
+        let mut channel = GuestChannel::new(memory, config, ping)?;
+        // The client's flags, a word before the first packet.
+        channel.write(&[0; 4])?;
+        Ok(Self {
+            process,
+            replies: Replies { channel },
+            packet: Vec::new(),
+            arena: Arena::new(),
+        })
+    }
+
+    /// Sends a command, and waits for its reply if it has one.
+    pub(crate) fn call<C: Command>(&mut self, c: &mut C) -> Result<C::Return, Lost> {
+        self.packet.clear();
+        let sequence = if C::ON_COMMAND_BUFFER {
+            0
+        } else {
+            self.process.next_sequence()
+        };
+        let mut writer = Writer::new(&mut self.packet, &Objects);
+        // SAFETY: the application's pointers are valid as the specification demands.
+        unsafe { packet::encode(c, sequence, &mut writer) };
+        self.replies.channel.write(&self.packet)?;
+        if !C::HAS_REPLY {
+            return Ok(C::LOST);
+        }
+        let mut reader = Reader::arriving(&mut self.replies, &self.arena, &Objects);
+        // SAFETY: the outputs are the application's, valid for writes.
+        let ret = unsafe { c.decode_reply(&mut reader)? };
+        drop(reader);
+        self.arena.reset();
+        Ok(ret)
+    }
+}

@@ -1,0 +1,240 @@
+//! A device without a virtual machine: Kumquat's messages on a Unix socket.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use asgard_asg::Mapping;
+use asgard_asg::capset::{CAPSET_ID, parse};
+use asgard_asg::doorbell;
+use asgard_asg::guest::Ping;
+use asgard_asg::kumquat::{
+    CtxCreate, CtxResource, FENCE, GetCapset, Packet, Request, ResourceCreateBlob, Response, Socket,
+};
+use asgard_asg::layout::{MAGIC, MAGIC_WORD, blob_size};
+use asgard_asg::ring::Memory as _;
+use asgard_asg::submit::Command;
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags};
+
+use super::{Blob, Error, Release, RingPing, VirtGpu};
+
+/// RESOURCE_CREATE_BLOB: memory of the host's.
+const HOST3D: u32 = 2;
+/// RESOURCE_CREATE_BLOB: it can be mapped.
+const MAPPABLE: u32 = 1;
+
+struct Kumquat {
+    socket: Socket,
+    /// Held from a request until its reply.
+    turn: Mutex<Packet>,
+    context: u32,
+    buffer_size: u32,
+    dead: AtomicBool,
+}
+
+/// Connects to the server on that socket and makes a context.
+pub(crate) fn connect(path: &Path, name: &[u8]) -> Result<Arc<dyn VirtGpu>, Error> {
+    let socket = Socket::connect(path)
+        .map_err(|e| Error::Absent(format!("{} cannot be connected to: {e}", path.display())))?;
+    let mut kumquat = Kumquat {
+        socket,
+        turn: Mutex::default(),
+        context: 0,
+        buffer_size: 0,
+        dead: AtomicBool::new(false),
+    };
+    let request = Request::GetCapset(GetCapset {
+        capset_id: CAPSET_ID,
+        capset_version: 0,
+    });
+    let (capset, _) = kumquat.call(&[request], |response, _| match response {
+        Response::Capset(bytes) => Some(parse(bytes)),
+        _ => None,
+    })?;
+    if capset.protocol_version == 0 {
+        return Err(Error::Unsuited("its capability set is empty"));
+    }
+    kumquat.buffer_size = capset.buffer_size;
+    let create = Request::CtxCreate(CtxCreate::new(CAPSET_ID, name));
+    kumquat.context = kumquat.call(&[create], |response, _| match response {
+        Response::ContextCreate { ctx_id } => Some(ctx_id),
+        _ => None,
+    })?;
+    let kumquat = Arc::new(kumquat);
+    Kumquat::watch(&kumquat);
+    Ok(Arc::new(kumquat))
+}
+
+impl Kumquat {
+    /// A thread that sleeps until the server closes the connection: a ring does not tell that its host died.
+    fn watch(this: &Arc<Self>) {
+        let kumquat = Arc::clone(this);
+        let _ = std::thread::Builder::new()
+            .name("asgard-watch".into())
+            .spawn(move || {
+                let mut fds = [PollFd::new(&kumquat.socket, PollFlags::RDHUP)];
+                while let Ok(0) | Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut fds, None)
+                {
+                }
+                kumquat.lost("the server has closed the connection");
+            });
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        if !self.dead.swap(true, Ordering::SeqCst) {
+            eprintln!(
+                "asgard: the connection to the renderer is lost ({why}); see what it says, and restart this program"
+            );
+        }
+        Error::Lost(why.to_owned())
+    }
+
+    fn send(&self, requests: &[Request<'_>]) -> Result<(), Error> {
+        let mut bytes = Vec::with_capacity(128);
+        for request in requests {
+            request.write(&mut bytes);
+        }
+        self.socket
+            .send(&bytes, &[])
+            .map_err(|e| self.lost(&e.to_string()))
+    }
+
+    fn call<T>(
+        &self,
+        requests: &[Request<'_>],
+        read: impl FnOnce(Response<'_>, &mut Vec<OwnedFd>) -> Option<T>,
+    ) -> Result<T, Error> {
+        let mut packet = self.turn.lock();
+        self.send(requests)?;
+        match self.socket.recv(&mut packet) {
+            Ok(true) => {}
+            Ok(false) => return Err(self.lost("the server has closed the connection")),
+            Err(error) => return Err(self.lost(&error.to_string())),
+        }
+        let Packet { bytes, fds } = &mut *packet;
+        let result = match Response::parse(bytes) {
+            Ok((response, _)) => {
+                read(response, fds).ok_or(Error::Unsuited("a request was refused"))
+            }
+            Err(error) => Err(self.lost(&error.to_string())),
+        };
+        fds.clear();
+        result
+    }
+
+    /// A resource of the context's, with its memory.
+    fn create(&self, blob_id: u64, size: u64) -> Result<(u32, OwnedFd), Error> {
+        let create = Request::ResourceCreateBlob(ResourceCreateBlob {
+            ctx_id: self.context,
+            blob_mem: HOST3D,
+            blob_flags: MAPPABLE,
+            padding: 0,
+            blob_id,
+            size,
+        });
+        let made = self.call(&[create], |response, fds| match response {
+            Response::ResourceCreate(made) => Some((made.resource_id, fds.pop()?)),
+            _ => None,
+        })?;
+        let attach = CtxResource {
+            ctx_id: self.context,
+            resource_id: made.0,
+        };
+        self.send(&[Request::CtxAttach(attach)])?;
+        Ok(made)
+    }
+
+    fn submit(&self, command: &Command, flags: u32) -> Result<Option<OwnedFd>, Error> {
+        let mut payload = Vec::new();
+        command.write(&mut payload);
+        let request = Request::Submit3d {
+            flags,
+            ctx_id: self.context,
+            ring_idx: 0,
+            in_fences: Vec::new(),
+            command: &payload,
+        };
+        if flags & FENCE == 0 {
+            self.send(&[request])?;
+            return Ok(None);
+        }
+        self.call(&[request], |response, fds| match response {
+            Response::CmdSubmit3d(_) => Some(fds.pop()),
+            _ => None,
+        })
+    }
+}
+
+impl VirtGpu for Arc<Kumquat> {
+    fn create_ring(&self) -> Result<(Arc<Mapping>, Box<dyn RingPing>), Error> {
+        let size = blob_size(self.buffer_size).next_multiple_of(4096);
+        let (resource_id, fd) = self.create(0, size as u64)?;
+        // The host initialises the ring before it signals this fence.
+        let fence = self.submit(&Command::ContextCreate { resource_id }, FENCE)?;
+        if let Some(fence) = fence {
+            let mut fds = [PollFd::new(&fence, PollFlags::IN)];
+            while let Ok(0) | Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut fds, None) {}
+        }
+        let memory = Mapping::map(fd.as_fd(), 0, size)
+            .map_err(|e| Error::Lost(format!("the ring cannot be mapped: {e}")))?;
+        let memory = Arc::new(memory);
+        let ping = KumquatPing {
+            kumquat: Arc::clone(self),
+            memory: Arc::clone(&memory),
+            resource_id,
+        };
+        Ok((memory, Box::new(ping)))
+    }
+
+    fn create_blob(&self, blob_id: u64, size: u64) -> Result<Blob, Error> {
+        let (resource_id, fd) = self.create(blob_id, size)?;
+        let kumquat = Arc::clone(self);
+        let release = Release::new(move || {
+            let _ = kumquat.send(&[Request::CtxDetach(CtxResource {
+                ctx_id: kumquat.context,
+                resource_id,
+            })]);
+        });
+        Ok(Blob { fd, release })
+    }
+}
+
+struct KumquatPing {
+    kumquat: Arc<Kumquat>,
+    memory: Arc<Mapping>,
+    resource_id: u32,
+}
+
+impl Ping for KumquatPing {
+    fn ping(&mut self) -> asgard_asg::Result<()> {
+        if self.memory.load(MAGIC_WORD) == MAGIC {
+            doorbell::ring_if_asleep(&*self.memory);
+            return Ok(());
+        }
+        let command = Command::ContextPing {
+            resource_id: self.resource_id,
+        };
+        match self.kumquat.submit(&command, 0) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(asgard_asg::Error::Disconnected),
+        }
+    }
+
+    fn peer_alive(&mut self) -> bool {
+        !self.kumquat.dead.load(Ordering::SeqCst)
+    }
+}
+
+impl RingPing for KumquatPing {}
+
+impl Drop for KumquatPing {
+    fn drop(&mut self) {
+        // The thread that used the ring has ended.
+        let _ = self.kumquat.send(&[Request::CtxDetach(CtxResource {
+            ctx_id: self.kumquat.context,
+            resource_id: self.resource_id,
+        })]);
+    }
+}

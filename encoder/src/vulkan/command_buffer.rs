@@ -1,0 +1,146 @@
+//! Command buffers: recorded here, sent when they are submitted.
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::*;
+use crate::driver::stage;
+use crate::object::Dispatchable;
+use crate::vulkan::device::device;
+
+/// A command buffer.
+#[derive(Debug)]
+pub(crate) struct CommandBuffer {
+    pub(crate) device: VkDevice,
+    primary: bool,
+    /// What the host has not got yet. Nobody else ever holds the lock: an application uses a command
+    /// buffer in one thread at a time.
+    recording: Mutex<Vec<u8>>,
+    /// Handles of the secondary command buffers that it executes.
+    secondaries: Mutex<Vec<u64>>,
+}
+
+impl CommandBuffer {
+    fn new(device: VkDevice, level: VkCommandBufferLevel) -> Self {
+        Self {
+            device,
+            primary: level == VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+            recording: Mutex::default(),
+            secondaries: Mutex::default(),
+        }
+    }
+
+    /// The recording, to append to.
+    #[inline]
+    pub(crate) fn recording(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.recording.lock()
+    }
+
+    /// Drops what was recorded.
+    pub(crate) fn forget(&self) {
+        self.recording.lock().clear();
+        self.secondaries.lock().clear();
+    }
+}
+
+/// Sends what was recorded since the last time, secondary command buffers first.
+///
+/// # Safety
+/// The handles are live.
+pub(super) unsafe fn flush(queue: VkQueue, handle: VkCommandBuffer) {
+    // SAFETY: the caller's promise.
+    let buffer = unsafe { Dispatchable::<CommandBuffer>::from_handle(handle.0) };
+    let secondaries = buffer.data.secondaries.lock().clone();
+    for secondary in secondaries {
+        // SAFETY: it was executed by this one, so it is still live.
+        unsafe { flush(queue, VkCommandBuffer(secondary)) };
+    }
+    let mut recording = buffer.data.recording.lock();
+    if recording.is_empty() {
+        return;
+    }
+    Driver.call(&mut p::vkQueueFlushCommandsGOOGLE {
+        queue,
+        commandBuffer: handle,
+        dataSize: recording.len() as u64,
+        pData: recording.as_ptr().cast(),
+        ..zeroed()
+    });
+    recording.clear();
+}
+
+impl CommandBufferCommands for Driver {
+    fn vkAllocateCommandBuffers(&self, c: &mut p::vkAllocateCommandBuffers) -> VkResult {
+        let ret = self.call(c);
+        if ret != VK_SUCCESS {
+            return ret;
+        }
+        // SAFETY: the application passes a live device and a struct, and room for the handles, where the
+        // reply has put tokens.
+        unsafe {
+            let info = *c.pAllocateInfo;
+            let mut pools = device(c.device).pools.lock();
+            let pool = pools.entry(info.commandPool.0).or_default();
+            for i in 0..info.commandBufferCount as usize {
+                let slot = &mut *c.pCommandBuffers.add(i);
+                let object = Dispatchable::new(slot.0, CommandBuffer::new(c.device, info.level));
+                slot.0 = object.into_handle();
+                pool.push(slot.0);
+            }
+        }
+        ret
+    }
+
+    fn vkBeginCommandBuffer(&self, c: &mut p::vkBeginCommandBuffer) -> VkResult {
+        // SAFETY: the application passes a live command buffer and a struct.
+        unsafe {
+            let buffer = Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0);
+            buffer.data.forget();
+            let mut info = *c.pBeginInfo;
+            if buffer.data.primary {
+                // Ignored there, so it may be garbage.
+                info.pInheritanceInfo = std::ptr::null();
+            }
+            stage(
+                &mut buffer.data.recording(),
+                &p::vkBeginCommandBufferAsyncGOOGLE {
+                    commandBuffer: c.commandBuffer,
+                    pBeginInfo: &raw const info,
+                    ..zeroed()
+                },
+            );
+        }
+        VK_SUCCESS
+    }
+
+    fn vkEndCommandBuffer(&self, c: &mut p::vkEndCommandBuffer) -> VkResult {
+        self.record(&mut p::vkEndCommandBufferAsyncGOOGLE {
+            commandBuffer: c.commandBuffer,
+            ..zeroed()
+        });
+        VK_SUCCESS
+    }
+
+    fn vkResetCommandBuffer(&self, c: &mut p::vkResetCommandBuffer) -> VkResult {
+        // SAFETY: the application passes a live command buffer. Beginning it again resets it at the host.
+        unsafe { Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0) }
+            .data
+            .forget();
+        VK_SUCCESS
+    }
+
+    fn vkCmdExecuteCommands(&self, c: &mut p::vkCmdExecuteCommands) {
+        // SAFETY: the application passes a live command buffer, and as many others as it says.
+        unsafe {
+            let buffer = Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0);
+            let mut secondaries = buffer.data.secondaries.lock();
+            for i in 0..c.commandBufferCount as usize {
+                secondaries.push((*c.pCommandBuffers.add(i)).0);
+            }
+        }
+        self.record(c);
+    }
+
+    fn vkCmdPushDescriptorSetWithTemplate(&self, c: &mut p::vkCmdPushDescriptorSetWithTemplate) {
+        descriptor_update_template::push(c);
+    }
+}

@@ -1,0 +1,257 @@
+//! Descriptor update templates: data is sorted by kind, because only its owner knows how it lies.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::object::Dispatchable;
+use crate::vulkan::command_buffer::CommandBuffer;
+use crate::vulkan::device::device;
+
+/// What a template says.
+#[derive(Debug)]
+pub(crate) struct Template {
+    entries: Vec<Entry>,
+    kind: VkDescriptorUpdateTemplateType,
+    bind_point: VkPipelineBindPoint,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    binding: u32,
+    element: u32,
+    count: u32,
+    descriptor: VkDescriptorType,
+    offset: usize,
+    stride: usize,
+}
+
+/// What lies at an entry's place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Image,
+    Buffer,
+    View,
+    Block,
+    Other,
+}
+
+fn form(descriptor: VkDescriptorType) -> Form {
+    match descriptor {
+        VK_DESCRIPTOR_TYPE_SAMPLER
+        | VK_DESCRIPTOR_TYPE_COMBINED_IMAGE_SAMPLER
+        | VK_DESCRIPTOR_TYPE_SAMPLED_IMAGE
+        | VK_DESCRIPTOR_TYPE_STORAGE_IMAGE
+        | VK_DESCRIPTOR_TYPE_INPUT_ATTACHMENT => Form::Image,
+        VK_DESCRIPTOR_TYPE_UNIFORM_BUFFER
+        | VK_DESCRIPTOR_TYPE_STORAGE_BUFFER
+        | VK_DESCRIPTOR_TYPE_UNIFORM_BUFFER_DYNAMIC
+        | VK_DESCRIPTOR_TYPE_STORAGE_BUFFER_DYNAMIC => Form::Buffer,
+        VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER | VK_DESCRIPTOR_TYPE_STORAGE_TEXEL_BUFFER => {
+            Form::View
+        }
+        VK_DESCRIPTOR_TYPE_INLINE_UNIFORM_BLOCK => Form::Block,
+        _ => Form::Other,
+    }
+}
+
+/// Data sorted by kind, with the entry that each element is for.
+#[derive(Default)]
+struct Sorted {
+    images: Vec<VkDescriptorImageInfo>,
+    image_entries: Vec<u32>,
+    buffers: Vec<VkDescriptorBufferInfo>,
+    buffer_entries: Vec<u32>,
+    views: Vec<VkBufferView>,
+    view_entries: Vec<u32>,
+    blocks: Vec<u8>,
+}
+
+/// # Safety
+/// `data` holds what the template says.
+unsafe fn sort(template: &Template, data: *const u8) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (i, entry) in template.entries.iter().enumerate() {
+        let i = i as u32;
+        let form = form(entry.descriptor);
+        if form == Form::Block {
+            // SAFETY: the caller's promise; for blocks the count is bytes.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(data.add(entry.offset), entry.count as usize) };
+            sorted.blocks.extend_from_slice(bytes);
+            continue;
+        }
+        for n in 0..entry.count as usize {
+            // SAFETY: the caller's promise; data need not be aligned.
+            unsafe {
+                let at = data.add(entry.offset + n * entry.stride);
+                match form {
+                    Form::Image => {
+                        sorted
+                            .images
+                            .push(at.cast::<VkDescriptorImageInfo>().read_unaligned());
+                        sorted.image_entries.push(i);
+                    }
+                    Form::Buffer => {
+                        sorted
+                            .buffers
+                            .push(at.cast::<VkDescriptorBufferInfo>().read_unaligned());
+                        sorted.buffer_entries.push(i);
+                    }
+                    Form::View => {
+                        sorted
+                            .views
+                            .push(at.cast::<VkBufferView>().read_unaligned());
+                        sorted.view_entries.push(i);
+                    }
+                    Form::Block | Form::Other => {}
+                }
+            }
+        }
+    }
+    sorted
+}
+
+/// A pointer to a list, or null for an empty one.
+fn pointer<T>(list: &[T]) -> *const T {
+    if list.is_empty() {
+        std::ptr::null()
+    } else {
+        list.as_ptr()
+    }
+}
+
+impl DescriptorUpdateTemplateCommands for Driver {
+    fn vkCreateDescriptorUpdateTemplate(
+        &self,
+        c: &mut p::vkCreateDescriptorUpdateTemplate,
+    ) -> VkResult {
+        c.pAllocator = std::ptr::null();
+        let ret = self.call(c);
+        if ret == VK_SUCCESS {
+            // SAFETY: the application passes a live device and a struct, and the reply filled the handle.
+            unsafe {
+                let info = *c.pCreateInfo;
+                let entries = (0..info.descriptorUpdateEntryCount as usize)
+                    .map(|i| {
+                        let e = *info.pDescriptorUpdateEntries.add(i);
+                        Entry {
+                            binding: e.dstBinding,
+                            element: e.dstArrayElement,
+                            count: e.descriptorCount,
+                            descriptor: e.descriptorType,
+                            offset: e.offset,
+                            stride: e.stride,
+                        }
+                    })
+                    .collect();
+                let template = Template {
+                    entries,
+                    kind: info.templateType,
+                    bind_point: info.pipelineBindPoint,
+                };
+                let token = (*c.pDescriptorUpdateTemplate).0;
+                device(c.device)
+                    .templates
+                    .lock()
+                    .insert(token, Arc::new(template));
+            }
+        }
+        ret
+    }
+
+    fn vkDestroyDescriptorUpdateTemplate(&self, c: &mut p::vkDestroyDescriptorUpdateTemplate) {
+        c.pAllocator = std::ptr::null();
+        // SAFETY: the application passes a live device.
+        unsafe { device(c.device) }
+            .templates
+            .lock()
+            .remove(&c.descriptorUpdateTemplate.0);
+        self.call(c);
+    }
+}
+
+impl DescriptorSetCommands for Driver {
+    fn vkUpdateDescriptorSetWithTemplate(&self, c: &mut p::vkUpdateDescriptorSetWithTemplate) {
+        // SAFETY: the application passes a live device.
+        let known = unsafe { device(c.device) }.templates.lock();
+        let Some(template) = known.get(&c.descriptorUpdateTemplate.0).cloned() else {
+            return;
+        };
+        drop(known);
+        // SAFETY: the application passes what the template says.
+        let sorted = unsafe { sort(&template, c.pData.cast()) };
+        self.call(&mut p::vkUpdateDescriptorSetWithTemplateSized2GOOGLE {
+            device: c.device,
+            descriptorSet: c.descriptorSet,
+            descriptorUpdateTemplate: c.descriptorUpdateTemplate,
+            imageInfoCount: sorted.images.len() as u32,
+            bufferInfoCount: sorted.buffers.len() as u32,
+            bufferViewCount: sorted.views.len() as u32,
+            inlineUniformBlockCount: sorted.blocks.len() as u32,
+            pImageInfoEntryIndices: pointer(&sorted.image_entries),
+            pBufferInfoEntryIndices: pointer(&sorted.buffer_entries),
+            pBufferViewEntryIndices: pointer(&sorted.view_entries),
+            pImageInfos: pointer(&sorted.images),
+            pBufferInfos: pointer(&sorted.buffers),
+            pBufferViews: pointer(&sorted.views),
+            pInlineUniformBlockData: pointer(&sorted.blocks),
+            ..zeroed()
+        });
+    }
+}
+
+/// `vkCmdPushDescriptorSetWithTemplate`, as the writes that it stands for.
+pub(super) fn push(c: &mut p::vkCmdPushDescriptorSetWithTemplate) {
+    // SAFETY: the application passes a live command buffer, whose device is live.
+    let known = unsafe {
+        let buffer = Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0);
+        device(buffer.data.device).templates.lock()
+    };
+    let Some(template) = known.get(&c.descriptorUpdateTemplate.0).cloned() else {
+        return;
+    };
+    drop(known);
+    if template.kind != VK_DESCRIPTOR_UPDATE_TEMPLATE_TYPE_PUSH_DESCRIPTORS {
+        return;
+    }
+    // SAFETY: the application passes what the template says.
+    let sorted = unsafe { sort(&template, c.pData.cast()) };
+    let (mut images, mut buffers, mut views) = (0, 0, 0);
+    let mut writes = Vec::new();
+    for entry in &template.entries {
+        let n = entry.count as usize;
+        let mut write = VkWriteDescriptorSet {
+            sType: VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+            dstBinding: entry.binding,
+            dstArrayElement: entry.element,
+            descriptorCount: entry.count,
+            descriptorType: entry.descriptor,
+            ..zeroed()
+        };
+        match form(entry.descriptor) {
+            Form::Image => {
+                write.pImageInfo = sorted.images[images..].as_ptr();
+                images += n;
+            }
+            Form::Buffer => {
+                write.pBufferInfo = sorted.buffers[buffers..].as_ptr();
+                buffers += n;
+            }
+            Form::View => {
+                write.pTexelBufferView = sorted.views[views..].as_ptr();
+                views += n;
+            }
+            Form::Block | Form::Other => continue,
+        }
+        writes.push(write);
+    }
+    Driver.record(&mut p::vkCmdPushDescriptorSet {
+        commandBuffer: c.commandBuffer,
+        pipelineBindPoint: template.bind_point,
+        layout: c.layout,
+        set: c.set,
+        descriptorWriteCount: writes.len() as u32,
+        pDescriptorWrites: writes.as_ptr(),
+        ..zeroed()
+    });
+}

@@ -1,0 +1,198 @@
+//! Devices.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::object::Dispatchable;
+use crate::vulkan::device_memory::Memory;
+
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) memory_types: VkTypes,
+    /// Memory that is mapped or may be, by token.
+    pub(crate) memories: Mutex<HashMap<u64, Arc<Memory>>>,
+    /// Queue handles by family, index and flags.
+    queues: Mutex<HashMap<(u32, u32, u32), u64>>,
+    /// Entries of descriptor update templates, by token.
+    pub(crate) templates: Mutex<HashMap<u64, Arc<descriptor_update_template::Template>>>,
+    /// Handles of the command buffers of each pool, by the pool's token.
+    pub(crate) pools: Mutex<HashMap<u64, Vec<u64>>>,
+    /// Private data by slot and object.
+    private_data: Mutex<HashMap<(u64, u64), u64>>,
+}
+
+/// The property flags of each memory type.
+pub(crate) type VkTypes = Vec<VkMemoryPropertyFlags>;
+
+/// The device behind a handle.
+///
+/// # Safety
+/// The handle is one of a live device.
+pub(crate) unsafe fn device<'a>(handle: VkDevice) -> &'a Device {
+    // SAFETY: the caller's promise.
+    &unsafe { Dispatchable::<Device>::from_handle(handle.0) }.data
+}
+
+impl Device {
+    /// The handle of a queue, always the same for the same queue.
+    fn queue(&self, key: (u32, u32, u32), get: impl FnOnce() -> u64) -> VkQueue {
+        let mut queues = self.queues.lock();
+        if let Some(handle) = queues.get(&key) {
+            return VkQueue(*handle);
+        }
+        let token = get();
+        if token == 0 {
+            return VkQueue(0);
+        }
+        let handle = Dispatchable::new(token, ()).into_handle();
+        queues.insert(key, handle);
+        VkQueue(handle)
+    }
+}
+
+/// `vkGetDeviceQueue`.
+pub(super) fn get_queue(c: &mut p::vkGetDeviceQueue) {
+    // SAFETY: the application passes a live device, and room for a handle.
+    unsafe {
+        *c.pQueue = device(c.device).queue((c.queueFamilyIndex, c.queueIndex, 0), || {
+            let mut token = VkQueue(0);
+            Driver.call(&mut p::vkGetDeviceQueue {
+                pQueue: &raw mut token,
+                ..*c
+            });
+            token.0
+        });
+    }
+}
+
+/// `vkGetDeviceQueue2`.
+pub(super) fn get_queue2(c: &mut p::vkGetDeviceQueue2) {
+    // SAFETY: the application passes a live device and a struct, and room for a handle.
+    unsafe {
+        let info = *c.pQueueInfo;
+        let key = (info.queueFamilyIndex, info.queueIndex, info.flags);
+        *c.pQueue = device(c.device).queue(key, || {
+            let mut token = VkQueue(0);
+            Driver.call(&mut p::vkGetDeviceQueue2 {
+                pQueue: &raw mut token,
+                ..*c
+            });
+            token.0
+        });
+    }
+}
+
+impl DeviceCommands for Driver {
+    fn vkGetDeviceProcAddr(&self, c: &mut p::vkGetDeviceProcAddr) -> PFN_vkVoidFunction {
+        // SAFETY: the application passes a string.
+        device_entry(unsafe { CStr::from_ptr(c.pName) })
+    }
+
+    fn vkCreateDevice(&self, c: &mut p::vkCreateDevice) -> VkResult {
+        let mut memory = zeroed::<VkPhysicalDeviceMemoryProperties>();
+        self.call(&mut p::vkGetPhysicalDeviceMemoryProperties {
+            physicalDevice: c.physicalDevice,
+            pMemoryProperties: &raw mut memory,
+            ..zeroed()
+        });
+        // SAFETY: the application passes a struct; it is copied and not changed.
+        let mut info = unsafe { *c.pCreateInfo };
+        info.enabledLayerCount = 0;
+        info.ppEnabledLayerNames = std::ptr::null();
+        let mut token = VkDevice(0);
+        let ret = self.call(&mut p::vkCreateDevice {
+            physicalDevice: c.physicalDevice,
+            pCreateInfo: &raw const info,
+            pAllocator: std::ptr::null(),
+            pDevice: &raw mut token,
+            ..zeroed()
+        });
+        if ret == VK_SUCCESS {
+            let types = memory
+                .memoryTypes
+                .iter()
+                .take(memory.memoryTypeCount as usize);
+            let device = Device {
+                memory_types: types.map(|t| t.propertyFlags).collect(),
+                memories: Mutex::default(),
+                queues: Mutex::default(),
+                templates: Mutex::default(),
+                pools: Mutex::default(),
+                private_data: Mutex::default(),
+            };
+            // SAFETY: the application made room for one handle.
+            unsafe { *c.pDevice = VkDevice(Dispatchable::new(token.0, device).into_handle()) };
+        }
+        ret
+    }
+
+    fn vkDestroyDevice(&self, c: &mut p::vkDestroyDevice) {
+        if c.device.0 == 0 {
+            return;
+        }
+        c.pAllocator = std::ptr::null();
+        self.call(c);
+        // SAFETY: the application does not use the device or its queues any more.
+        unsafe {
+            let device = Dispatchable::<Device>::take(c.device.0);
+            for (_, queue) in device.data.queues.lock().drain() {
+                drop(Dispatchable::<()>::take(queue));
+            }
+        }
+    }
+
+    fn vkFlushMappedMemoryRanges(&self, _: &mut p::vkFlushMappedMemoryRanges) -> VkResult {
+        // Mapped memory is the host's own.
+        VK_SUCCESS
+    }
+
+    fn vkInvalidateMappedMemoryRanges(
+        &self,
+        _: &mut p::vkInvalidateMappedMemoryRanges,
+    ) -> VkResult {
+        VK_SUCCESS
+    }
+
+    fn vkSetPrivateData(&self, c: &mut p::vkSetPrivateData) -> VkResult {
+        // SAFETY: the application passes a live device.
+        let device = unsafe { device(c.device) };
+        device
+            .private_data
+            .lock()
+            .insert((c.privateDataSlot.0, c.objectHandle), c.data);
+        VK_SUCCESS
+    }
+
+    fn vkGetPrivateData(&self, c: &mut p::vkGetPrivateData) {
+        // SAFETY: the application passes a live device, and room for the answer.
+        unsafe {
+            let device = device(c.device);
+            let data = device.private_data.lock();
+            *c.pData = data
+                .get(&(c.privateDataSlot.0, c.objectHandle))
+                .copied()
+                .unwrap_or(0);
+        }
+    }
+
+    fn vkSetDebugUtilsObjectNameEXT(&self, _: &mut p::vkSetDebugUtilsObjectNameEXT) -> VkResult {
+        VK_SUCCESS
+    }
+
+    fn vkSetDebugUtilsObjectTagEXT(&self, _: &mut p::vkSetDebugUtilsObjectTagEXT) -> VkResult {
+        VK_SUCCESS
+    }
+
+    fn vkMapMemory2(&self, c: &mut p::vkMapMemory2) -> VkResult {
+        // SAFETY: the application passes a struct and room for a pointer.
+        let info = unsafe { *c.pMemoryMapInfo };
+        device_memory::map(c.device, info.memory, info.offset, c.ppData)
+    }
+
+    fn vkUnmapMemory2(&self, _: &mut p::vkUnmapMemory2) -> VkResult {
+        VK_SUCCESS
+    }
+}

@@ -1,0 +1,98 @@
+//! What a guest has to do by itself, one file for each Vulkan object.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::mem::transmute;
+
+use asgard_protocol::commands as p;
+use asgard_protocol::types::*;
+use asgard_protocol::zeroed;
+
+use crate::driver::{Driver, Guest};
+
+pub(crate) mod command_buffer;
+mod command_pool;
+mod descriptor_update_template;
+mod device;
+mod device_memory;
+mod instance;
+mod physical_device;
+mod queue;
+
+#[allow(
+    non_snake_case,
+    clippy::too_many_arguments,
+    clippy::undocumented_unsafe_blocks,
+    clippy::redundant_field_names,
+    clippy::needless_update,
+    reason = "generated, with C names"
+)]
+mod generated {
+    use super::*;
+    include!(concat!(env!("OUT_DIR"), "/entrypoints.rs"));
+}
+use generated::*;
+
+/// Objects whose every command is sent as it is.
+macro_rules! plain {
+    ($($commands:ident)*) => { $( impl $commands for Driver {} )* };
+}
+plain! {
+    AccelerationStructureCommands BufferCommands BufferCollectionCommands BufferViewCommands
+    CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
+    DataGraphPipelineSessionCommands
+    DeferredOperationCommands DescriptorPoolCommands DescriptorSetLayoutCommands
+    DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands FenceCommands
+    FramebufferCommands ImageCommands ImageViewCommands IndirectCommandsLayoutCommands
+    IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands
+    PerformanceConfigurationCommands PipelineCommands PipelineBinaryCommands
+    PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands QueryPoolCommands
+    RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands SemaphoreCommands
+    ShaderCommands ShaderModuleCommands SurfaceCommands SwapchainCommands TensorCommands
+    TensorViewCommands ValidationCacheCommands VideoSessionCommands VideoSessionParametersCommands
+}
+
+/// `vkGetInstanceProcAddr`.
+pub(crate) fn proc_addr(instance: VkInstance, name: &CStr) -> PFN_vkVoidFunction {
+    if name == c"vkGetInstanceProcAddr" {
+        return instance_entry(name);
+    }
+    let global = global_entry(name);
+    if global.is_some() || instance.0 == 0 {
+        return global;
+    }
+    instance_entry(name).or_else(|| device_entry(name))
+}
+
+/// `vk_icdGetPhysicalDeviceProcAddr`.
+pub(crate) fn physical_device_proc_addr(name: &CStr) -> PFN_vkVoidFunction {
+    let takes_one = name.to_bytes().starts_with(b"vkGetPhysicalDevice")
+        || name.to_bytes().starts_with(b"vkEnumerateDevice")
+        || name == c"vkCreateDevice";
+    if takes_one {
+        instance_entry(name)
+    } else {
+        None
+    }
+}
+
+/// The two-call idiom: as many of `all` as there is room for.
+///
+/// # Safety
+/// `count` is valid, and `to` is null or has room for `*count` values.
+unsafe fn list<T: Copy>(all: &[T], count: *mut u32, to: *mut T) -> VkResult {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if to.is_null() {
+            *count = all.len() as u32;
+            return VK_SUCCESS;
+        }
+        let n = all.len().min(*count as usize);
+        std::ptr::copy_nonoverlapping(all.as_ptr(), to, n);
+        *count = n as u32;
+        if n < all.len() {
+            VK_INCOMPLETE
+        } else {
+            VK_SUCCESS
+        }
+    }
+}
