@@ -14,6 +14,7 @@ impl Command for vkGetPhysicalDeviceProperties2 {
     const ON_COMMAND_BUFFER: bool = false;
     const HAS_REPLY: bool = true;
     type Return = ();
+    const LOST: Self::Return = ();
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();

@@ -16,6 +16,7 @@ impl Command for vkDestroyBuffer {
     const ON_COMMAND_BUFFER: bool = false;
     const HAS_REPLY: bool = false;
     type Return = ();
+    const LOST: Self::Return = ();
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();

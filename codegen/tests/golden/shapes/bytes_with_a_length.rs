@@ -18,6 +18,7 @@ impl Command for vkCmdPushConstants {
     const ON_COMMAND_BUFFER: bool = true;
     const HAS_REPLY: bool = false;
     type Return = ();
+    const LOST: Self::Return = ();
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();

@@ -17,6 +17,7 @@ impl Command for vkQueueSubmit {
     const ON_COMMAND_BUFFER: bool = false;
     const HAS_REPLY: bool = true;
     type Return = VkResult;
+    const LOST: Self::Return = VK_ERROR_DEVICE_LOST;
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();

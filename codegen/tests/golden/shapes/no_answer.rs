@@ -17,6 +17,7 @@ impl Command for vkQueueSubmitAsync2GOOGLE {
     const ON_COMMAND_BUFFER: bool = false;
     const HAS_REPLY: bool = false;
     type Return = ();
+    const LOST: Self::Return = ();
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
