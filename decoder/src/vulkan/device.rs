@@ -308,6 +308,16 @@ impl DeviceCommands for Engine {
         Ok(())
     }
 
+    fn vkGetDescriptorEXT(&mut self, c: &mut p::vkGetDescriptorEXT) -> Result<(), Error> {
+        /// More than a descriptor has anywhere.
+        const MOST: usize = 4096;
+        let f = function!(self.device_fns(c.device_token)?, vkGetDescriptorEXT);
+        with_room(c.pDescriptor, c.dataSize, MOST, |to| {
+            // SAFETY: decoded arguments, and room for any descriptor.
+            unsafe { f(c.device, c.pDescriptorInfo, c.dataSize, to) };
+        })
+    }
+
     fn vkGetLinearImageLayoutGOOGLE(
         &mut self,
         c: &mut p::vkGetLinearImageLayoutGOOGLE,

@@ -25,6 +25,7 @@ mod fence;
 mod image;
 mod instance;
 mod physical_device;
+mod query_pool;
 mod queue;
 mod semaphore;
 
@@ -55,7 +56,7 @@ plain! {
     IndirectCommandsLayoutCommands IndirectExecutionSetCommands MicromapCommands
     OpticalFlowSessionCommands PerformanceConfigurationCommands PipelineCommands
     PipelineBinaryCommands PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands
-    QueryPoolCommands RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands
+    RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands
     ShaderCommands ShaderModuleCommands SurfaceCommands SwapchainCommands TensorCommands
     TensorViewCommands ValidationCacheCommands VideoSessionCommands
     VideoSessionParametersCommands
@@ -69,6 +70,32 @@ macro_rules! function {
     };
 }
 pub(crate) use function;
+
+/// The most that a driver is given room for beyond what a guest asked for.
+const MOST_ROOM: usize = 64 << 20;
+
+/// Calls the driver with room for at least `least` bytes, whatever the guest says, and hands on the
+/// `size` bytes that the guest has room for.
+pub(crate) fn with_room<T>(
+    data: *mut std::ffi::c_void,
+    size: usize,
+    least: usize,
+    call: impl FnOnce(*mut std::ffi::c_void) -> T,
+) -> Result<T, Error> {
+    if size >= least && !data.is_null() {
+        return Ok(call(data));
+    }
+    if least > MOST_ROOM {
+        return Err(Error::Nonsense("results that are larger than their room"));
+    }
+    let mut room = vec![0u64; least.max(size).div_ceil(8)];
+    let ret = call(room.as_mut_ptr().cast());
+    if !data.is_null() {
+        // SAFETY: decoding made `size` bytes of room at `data`, and ours is not smaller.
+        unsafe { std::ptr::copy_nonoverlapping(room.as_ptr().cast::<u8>(), data.cast(), size) };
+    }
+    Ok(ret)
+}
 
 /// Runs a recording against a command buffer.
 pub(crate) fn play(
