@@ -36,7 +36,11 @@ pub(super) fn entrypoints(model: &Model) -> String {
             .iter()
             .map(|p| format!("{}: {}", ident(&p.name), p.rust))
             .collect();
-        let ret = if c.ret == "()" { String::new() } else { format!(" -> {}", c.ret) };
+        let ret = if c.ret == "()" {
+            String::new()
+        } else {
+            format!(" -> {}", c.ret)
+        };
         out.line(format!(
             "unsafe extern \"system\" fn {}({}){ret} {{",
             c.name,
@@ -53,12 +57,24 @@ pub(super) fn entrypoints(model: &Model) -> String {
     }
     for (function, what, level) in [
         ("global_entry", "without an instance", &[Level::Global][..]),
-        ("instance_entry", "of instances and physical devices", &[Level::Instance][..]),
-        ("device_entry", "of devices, queues and command buffers", &[Level::Device][..]),
+        (
+            "instance_entry",
+            "of instances and physical devices",
+            &[Level::Instance][..],
+        ),
+        (
+            "device_entry",
+            "of devices, queues and command buffers",
+            &[Level::Device][..],
+        ),
     ] {
         out.line(format!("/// The entry point {what} of that name."));
-        out.line(format!("pub(crate) fn {function}(name: &CStr) -> PFN_vkVoidFunction {{"));
-        out.line("// SAFETY: the caller of a Vulkan function pointer casts it back to its own type.");
+        out.line(format!(
+            "pub(crate) fn {function}(name: &CStr) -> PFN_vkVoidFunction {{"
+        ));
+        out.line(
+            "// SAFETY: the caller of a Vulkan function pointer casts it back to its own type.",
+        );
         out.line("Some(unsafe {");
         out.line("match name.to_bytes() {");
         for c in served.iter().filter(|c| level.contains(&c.level)) {
@@ -77,7 +93,11 @@ pub(super) fn entrypoints(model: &Model) -> String {
 
 fn method(out: &mut Out, c: &Command) {
     out.line(format!("/// `{}`.", c.name));
-    let ret = if c.ret == "()" { String::new() } else { format!(" -> {}", c.ret) };
+    let ret = if c.ret == "()" {
+        String::new()
+    } else {
+        format!(" -> {}", c.ret)
+    };
     let signature = format!("fn {0}(&self, c: &mut p::{0}){ret}", c.name);
     if c.guest_serves && c.alias.is_none() {
         // The host would refuse it: there is no plain body.
