@@ -382,13 +382,18 @@ impl<M: Memory> HostChannel<M> {
     }
 
     /// Whether there is a reason to stop waiting.
+    ///
+    /// The end is looked for first: what was sent before it is there by then, and is received before it
+    /// is heeded.
     #[inline]
     fn look(&self) -> Option<Wake> {
+        let stopped = self.doorbell.is_stopped();
+        let exited = self.mem.load(STATE) == state::EXIT;
         if self.records.has_news(&*self.mem) || self.large.has_news(&*self.mem) {
             Some(Wake::Data)
-        } else if self.doorbell.is_stopped() {
+        } else if stopped {
             Some(Wake::Stopped)
-        } else if self.mem.load(STATE) == state::EXIT {
+        } else if exited {
             Some(Wake::Exited)
         } else {
             None
