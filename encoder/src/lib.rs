@@ -4,7 +4,7 @@
 //! Entry points and the traits they call are generated: a default body sends the command and waits for
 //! the reply if there is one, or records it if it is for a command buffer.
 //! What a guest has to do by itself is in `vulkan/`, one file for each Vulkan object.
-//! It knows nothing of the host but its bytes. Start reading at [`stream`], then [`object`].
+//! It knows nothing of the host but its bytes. Start reading at `stream.rs`, then `object.rs`.
 
 #![allow(non_upper_case_globals, reason = "names of the Vulkan specification")]
 
