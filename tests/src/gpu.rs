@@ -48,7 +48,11 @@ pub struct Gpu {
 }
 
 /// Device extensions that are enabled when shown; everything else the workloads use is core.
-const WANTED: &[&CStr] = &[ash::khr::push_descriptor::NAME];
+const WANTED: &[&CStr] = &[
+    ash::khr::push_descriptor::NAME,
+    ash::khr::external_fence_fd::NAME,
+    ash::khr::external_semaphore_fd::NAME,
+];
 
 /// Complaints that are the layer's own mistakes.
 ///

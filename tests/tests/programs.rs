@@ -227,3 +227,13 @@ fn wait_for_picture(x: &XServer) -> Option<(usize, usize, Vec<u8>)> {
     }
     None
 }
+
+#[test]
+fn sync_files_signal_when_fences_and_semaphores_do() {
+    if !require(&["mesa", "gfxstream", "asgard"]) {
+        return;
+    }
+    let program = env!("CARGO_BIN_EXE_sync_files");
+    let command = via::command(Stack::Mesa, program).unwrap();
+    via::run(command, LIMIT).unwrap().success().unwrap();
+}
