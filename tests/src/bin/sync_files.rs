@@ -3,6 +3,11 @@
 //!
 //! Software drivers do not export sync files, guest drivers do: there is nothing native to compare with.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "ash: nearly every call of Vulkan is unsafe, for the same reasons each time"
+)]
+
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
