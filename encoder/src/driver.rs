@@ -31,11 +31,11 @@ pub(crate) trait Guest {
     fn record<C: Command>(&self, c: &mut C) -> C::Return {
         // SAFETY: the first parameter of every command that is recorded is its command buffer, a live
         // handle, and the application does not use it in two threads at once.
-        let buffer = unsafe {
+        unsafe {
             let handle = *std::ptr::from_ref(c).cast::<VkCommandBuffer>();
-            Dispatchable::<CommandBuffer>::from_handle(handle.0)
-        };
-        stage(&mut buffer.data.recording(), c);
+            let buffer = Dispatchable::<CommandBuffer>::from_handle(handle.0);
+            stage(buffer.data.recording(), c);
+        }
         C::LOST
     }
 }
@@ -46,8 +46,8 @@ impl Guest for Driver {}
 #[inline]
 pub(crate) fn stage<C: Command>(recording: &mut Vec<u8>, c: &C) {
     let start = recording.len();
-    recording.extend_from_slice(&C::OPCODE.to_le_bytes());
-    recording.extend_from_slice(&[0; 4]);
+    // The opcode, and a size to be filled in.
+    recording.extend_from_slice(&u64::from(C::OPCODE).to_le_bytes());
     let mut writer = Writer::new(recording, &Objects).staged();
     // SAFETY: the application's pointers are valid as the specification demands.
     unsafe { c.encode_request(&mut writer) };

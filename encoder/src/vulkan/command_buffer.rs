@@ -1,6 +1,8 @@
 //! Command buffers: recorded here, sent when they are submitted.
 
-use parking_lot::{Mutex, MutexGuard};
+use std::cell::UnsafeCell;
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::driver::stage;
@@ -12,9 +14,11 @@ use crate::vulkan::device::device;
 pub(crate) struct CommandBuffer {
     pub(crate) device: VkDevice,
     primary: bool,
-    /// What the host has not got yet. Nobody else ever holds the lock: an application uses a command
-    /// buffer in one thread at a time.
-    recording: Mutex<Vec<u8>>,
+    /// What the host has not got yet. Recorded into without a lock: an application uses a command buffer
+    /// in one thread at a time, and does not record while it is submitted.
+    recording: UnsafeCell<Vec<u8>>,
+    /// Held while it is sent: a secondary command buffer may be part of submissions of several threads.
+    sending: Mutex<()>,
     /// Handles of the secondary command buffers that it executes.
     secondaries: Mutex<Vec<u64>>,
 }
@@ -24,20 +28,33 @@ impl CommandBuffer {
         Self {
             device,
             primary: level == VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-            recording: Mutex::default(),
+            recording: UnsafeCell::default(),
+            sending: Mutex::default(),
             secondaries: Mutex::default(),
         }
     }
 
     /// The recording, to append to.
+    ///
+    /// # Safety
+    /// Nobody else records into or submits this command buffer meanwhile: applications see to that.
     #[inline]
-    pub(crate) fn recording(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.recording.lock()
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "one thread at a time, by the specification"
+    )]
+    pub(crate) unsafe fn recording(&self) -> &mut Vec<u8> {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.recording.get() }
     }
 
     /// Drops what was recorded.
-    pub(crate) fn forget(&self) {
-        self.recording.lock().clear();
+    ///
+    /// # Safety
+    /// As [`Self::recording`].
+    pub(crate) unsafe fn forget(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.recording() }.clear();
         self.secondaries.lock().clear();
     }
 }
@@ -54,7 +71,9 @@ pub(super) unsafe fn flush(queue: VkQueue, handle: VkCommandBuffer) {
         // SAFETY: it was executed by this one, so it is still live.
         unsafe { flush(queue, VkCommandBuffer(secondary)) };
     }
-    let mut recording = buffer.data.recording.lock();
+    let _sending = buffer.data.sending.lock();
+    // SAFETY: it is being submitted, so nobody records; other submissions are kept out by the lock.
+    let recording = unsafe { buffer.data.recording() };
     if recording.is_empty() {
         return;
     }
@@ -101,7 +120,7 @@ impl CommandBufferCommands for Driver {
                 info.pInheritanceInfo = std::ptr::null();
             }
             stage(
-                &mut buffer.data.recording(),
+                buffer.data.recording(),
                 &p::vkBeginCommandBufferAsyncGOOGLE {
                     commandBuffer: c.commandBuffer,
                     pBeginInfo: &raw const info,
@@ -122,9 +141,11 @@ impl CommandBufferCommands for Driver {
 
     fn vkResetCommandBuffer(&self, c: &mut p::vkResetCommandBuffer) -> VkResult {
         // SAFETY: the application passes a live command buffer. Beginning it again resets it at the host.
-        unsafe { Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0) }
-            .data
-            .forget();
+        unsafe {
+            Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0)
+                .data
+                .forget();
+        }
         VK_SUCCESS
     }
 
