@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use asgard_protocol::types::VkCommandBuffer;
+use asgard_protocol::types::{VK_ERROR_DEVICE_LOST, VK_SUCCESS, VkCommandBuffer, VkResult};
 use asgard_protocol::{Command, Writer};
 
 use crate::object::{Dispatchable, Objects};
@@ -22,6 +22,17 @@ pub(crate) trait Guest {
             Err(error) => {
                 lost(&error);
                 C::LOST
+            }
+        }
+    }
+
+    /// Sends a command that has no reply, and tells whether it could be sent.
+    fn send<C: Command>(&self, c: &mut C) -> VkResult {
+        match stream::with(|s| s.call(c)) {
+            Ok(_) => VK_SUCCESS,
+            Err(error) => {
+                lost(&error);
+                VK_ERROR_DEVICE_LOST
             }
         }
     }

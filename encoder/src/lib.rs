@@ -17,7 +17,9 @@ mod stream;
 mod virtgpu;
 mod vulkan;
 
-pub use asgard_protocol::types::{PFN_vkVoidFunction, VkInstance, VkResult};
+pub use asgard_protocol::types::{
+    PFN_vkVoidFunction, VK_ERROR_INCOMPATIBLE_DRIVER, VkInstance, VkResult,
+};
 
 /// `vk_icdGetInstanceProcAddr`.
 pub fn instance_proc_addr(instance: VkInstance, name: &CStr) -> PFN_vkVoidFunction {

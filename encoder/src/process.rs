@@ -1,7 +1,7 @@
 //! What all threads of this process share: the connection, and the order of packets.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::virtgpu::{self, Error, VirtGpu};
@@ -16,11 +16,55 @@ pub(crate) struct Process {
     blobs: AtomicU64,
 }
 
+type Slot = OnceLock<Option<Process>>;
+
+/// Where the process' own is; never freed.
+static CURRENT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+
+unsafe extern "C" {
+    /// POSIX.
+    safe fn pthread_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+    ) -> i32;
+}
+
+/// A forked child starts without a connection: its parent's must not be used by two.
+extern "C" fn forked() {
+    CURRENT.store(std::ptr::null_mut(), Ordering::Relaxed);
+}
+
 impl Process {
+    /// The place for this process' own.
+    #[cold]
+    fn begin() -> *mut Slot {
+        static WATCHED: AtomicBool = AtomicBool::new(false);
+        if !WATCHED.swap(true, Ordering::Relaxed) {
+            // Fails only for want of memory; then a child that goes on with Vulkan is undefined.
+            let _ = pthread_atfork(None, None, Some(forked));
+        }
+        let slot = Box::into_raw(Box::<Slot>::default());
+        let null = std::ptr::null_mut();
+        match CURRENT.compare_exchange(null, slot, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => slot,
+            Err(other) => {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(slot) });
+                other
+            }
+        }
+    }
+
     /// The process' own, connected at the first call.
+    #[inline]
     pub(crate) fn get() -> Option<&'static Self> {
-        static PROCESS: OnceLock<Option<Process>> = OnceLock::new();
-        PROCESS
+        let mut current = CURRENT.load(Ordering::Acquire);
+        if current.is_null() {
+            current = Self::begin();
+        }
+        // SAFETY: what is published there is never freed.
+        unsafe { &*current }
             .get_or_init(|| match Self::connect() {
                 Ok(process) => Some(process),
                 Err(error) => {

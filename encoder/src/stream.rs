@@ -9,13 +9,17 @@ use asgard_protocol::{Arena, Command, DecodeError, Reader, Writer, packet};
 
 use crate::object::Objects;
 use crate::process::Process;
-use crate::virtgpu::RingPing;
+use crate::virtgpu::{self, RingPing};
 
 /// The host does not answer any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
     #[error("there is no renderer")]
     NoRenderer,
+    #[error("no ring: {0}")]
+    Device(#[from] virtgpu::Error),
+    #[error("it was lost before")]
+    Before,
     #[error("the renderer is gone: {0}")]
     Ring(#[from] asgard_asg::Error),
     #[error("a reply makes no sense: {0}")]
@@ -28,16 +32,27 @@ thread_local! {
 
 /// Runs `f` with this thread's stream, which is opened at the first call.
 pub(crate) fn with<T>(f: impl FnOnce(&mut Stream) -> Result<T, Lost>) -> Result<T, Lost> {
-    STREAM.with(|stream| {
+    let process = Process::get().ok_or(Lost::NoRenderer)?;
+    let mut f = Some(f);
+    let done = STREAM.try_with(|stream| {
         let mut stream = stream.borrow_mut();
-        if stream.is_none() {
-            *stream = Some(Stream::open()?);
-        }
-        match stream.as_mut() {
-            Some(stream) => f(stream),
-            None => Err(Lost::NoRenderer),
-        }
-    })
+        let stream = match stream.as_mut() {
+            Some(open) if std::ptr::eq(open.process, process) => open,
+            _ => {
+                // One of another process is the parent's: its ring must stay open.
+                std::mem::forget(stream.take());
+                stream.insert(Stream::open(process)?)
+            }
+        };
+        f.take().map(|f| stream.run(f)).transpose()
+    });
+    match (done, f) {
+        (Ok(Ok(Some(result))), _) => Ok(result),
+        (Ok(Err(error)), _) => Err(error),
+        // The thread's own is closed already, as in a destructor at the program's end: one for this call.
+        (_, Some(f)) => Stream::open(process)?.run(f),
+        (_, None) => Err(Lost::Before),
+    }
 }
 
 pub(crate) struct Stream {
@@ -45,6 +60,8 @@ pub(crate) struct Stream {
     replies: Replies,
     packet: Vec<u8>,
     arena: Arena,
+    /// A call has failed: what follows in the ring has no meaning.
+    lost: bool,
 }
 
 /// The ring, and reply bytes that were received and not yet read.
@@ -61,12 +78,8 @@ impl Source for Replies {
 }
 
 impl Stream {
-    fn open() -> Result<Self, Lost> {
-        let process = Process::get().ok_or(Lost::NoRenderer)?;
-        let (memory, ping) = process.device.create_ring().map_err(|error| {
-            eprintln!("asgard: {error}");
-            Lost::NoRenderer
-        })?;
+    fn open(process: &'static Process) -> Result<Self, Lost> {
+        let (memory, ping) = process.device.create_ring()?;
         let config = GuestConfig {
             same_kernel: true,
             spin: Duration::from_micros(20),
@@ -79,7 +92,17 @@ impl Stream {
             replies: Replies { channel },
             packet: Vec::new(),
             arena: Arena::new(),
+            lost: false,
         })
+    }
+
+    fn run<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, Lost>) -> Result<T, Lost> {
+        if self.lost {
+            return Err(Lost::Before);
+        }
+        let result = f(self);
+        self.lost = result.is_err();
+        result
     }
 
     /// Sends a command, and waits for its reply if it has one.

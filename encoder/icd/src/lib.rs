@@ -5,13 +5,16 @@
 
 use std::ffi::{CStr, c_char};
 
-use asgard_encoder::{PFN_vkVoidFunction, VkInstance, VkResult};
+use asgard_encoder::{PFN_vkVoidFunction, VK_ERROR_INCOMPATIBLE_DRIVER, VkInstance, VkResult};
+
+/// The oldest version: before it, loaders left the check of the application's Vulkan version to drivers.
+const OLDEST: u32 = 5;
 
 /// The newest version of the loader-driver interface that is spoken here: 7 lets the loader take these
 /// functions from `vk_icdGetInstanceProcAddr` itself.
 const INTERFACE: u32 = 7;
 
-/// Agrees on a version of the interface (LDP_DRIVER_1 and 2 of the loader-driver document).
+/// Agrees on a version of the interface (LDP_DRIVER_3, 7 and 9 of the loader-driver document).
 ///
 /// # Safety
 /// `version` is valid for reading and writing.
@@ -20,7 +23,11 @@ pub unsafe extern "system" fn vk_icdNegotiateLoaderICDInterfaceVersion(
     version: *mut u32,
 ) -> VkResult {
     // SAFETY: the loader's promise.
-    unsafe { *version = (*version).min(INTERFACE) };
+    let version = unsafe { &mut *version };
+    if *version < OLDEST {
+        return VK_ERROR_INCOMPATIBLE_DRIVER;
+    }
+    *version = (*version).min(INTERFACE);
     0
 }
 

@@ -17,6 +17,7 @@ use asgard_asg::ring::Memory as _;
 use asgard_asg::submit::Command;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, getpid};
 
 use super::{Blob, Error, Release, RingPing, VirtGpu};
 
@@ -27,6 +28,8 @@ const MAPPABLE: u32 = 1;
 
 struct Kumquat {
     socket: Socket,
+    /// Whose connection it is; a forked child has it too, and must not speak on it.
+    process: Pid,
     /// Held from a request until its reply.
     turn: Mutex<Packet>,
     context: u32,
@@ -40,6 +43,7 @@ pub(crate) fn connect(path: &Path, name: &[u8]) -> Result<Arc<dyn VirtGpu>, Erro
         .map_err(|e| Error::Absent(format!("{} cannot be connected to: {e}", path.display())))?;
     let mut kumquat = Kumquat {
         socket,
+        process: getpid(),
         turn: Mutex::default(),
         context: 0,
         buffer_size: 0,
@@ -92,6 +96,9 @@ impl Kumquat {
     }
 
     fn send(&self, requests: &[Request<'_>]) -> Result<(), Error> {
+        if getpid() != self.process {
+            return Err(Error::Lost("it is the parent process's".to_owned()));
+        }
         let mut bytes = Vec::with_capacity(128);
         for request in requests {
             request.write(&mut bytes);
@@ -174,8 +181,14 @@ impl VirtGpu for Arc<Kumquat> {
         // The host initialises the ring before it signals this fence.
         let fence = self.submit(&Command::ContextCreate { resource_id }, FENCE)?;
         if let Some(fence) = fence {
-            let mut fds = [PollFd::new(&fence, PollFlags::IN)];
+            let mut fds = [
+                PollFd::new(&fence, PollFlags::IN),
+                PollFd::new(&self.socket, PollFlags::RDHUP),
+            ];
             while let Ok(0) | Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut fds, None) {}
+            if fds[0].revents().is_empty() {
+                return Err(self.lost("the server has closed the connection"));
+            }
         }
         let memory = Mapping::map(fd.as_fd(), 0, size)
             .map_err(|e| Error::Lost(format!("the ring cannot be mapped: {e}")))?;

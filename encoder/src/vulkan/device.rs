@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::object::Dispatchable;
+use crate::vulkan::command_buffer::CommandBuffer;
 use crate::vulkan::device_memory::Memory;
 
 #[derive(Debug)]
@@ -140,6 +141,12 @@ impl DeviceCommands for Driver {
             let device = Dispatchable::<Device>::take(c.device.0);
             for (_, queue) in device.data.queues.lock().drain() {
                 drop(Dispatchable::<()>::take(queue));
+            }
+            // Command buffers that the application has left behind.
+            for (_, buffers) in device.data.pools.lock().drain() {
+                for buffer in buffers {
+                    drop(Dispatchable::<CommandBuffer>::take(buffer));
+                }
             }
         }
     }

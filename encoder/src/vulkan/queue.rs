@@ -22,14 +22,13 @@ impl QueueCommands for Driver {
                 }
             }
         }
-        self.call(&mut p::vkQueueSubmitAsyncGOOGLE {
+        self.send(&mut p::vkQueueSubmitAsyncGOOGLE {
             queue: c.queue,
             submitCount: c.submitCount,
             pSubmits: c.pSubmits,
             fence: c.fence,
             ..zeroed()
-        });
-        VK_SUCCESS
+        })
     }
 
     fn vkQueueSubmit2(&self, c: &mut p::vkQueueSubmit2) -> VkResult {
@@ -42,13 +41,12 @@ impl QueueCommands for Driver {
                 }
             }
         }
-        self.call(&mut p::vkQueueSubmitAsync2GOOGLE {
+        self.send(&mut p::vkQueueSubmitAsync2GOOGLE {
             queue: c.queue,
             submitCount: c.submitCount,
             pSubmits: c.pSubmits,
             fence: c.fence,
             ..zeroed()
-        });
-        VK_SUCCESS
+        })
     }
 }
