@@ -217,14 +217,35 @@ impl Server {
         Ok(command)
     }
 
+    /// As [`Server::command`], with our own guest driver.
+    pub fn guest(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let mut command = Command::new(asgard().context("no asgard program")?);
+        command
+            .args(["run", "--driver", "asgard", "--connect"])
+            .arg(&self.socket)
+            .arg("--")
+            .arg(program);
+        native(&mut command);
+        Ok(command)
+    }
+
+    /// Kills all workers, the one that waits too, and leaves the server alive.
+    pub fn kill_workers(&self) -> Result<()> {
+        for id in self.family()?.into_iter().skip(1) {
+            let id = i32::try_from(id)?;
+            unsafe { libc::kill(id, libc::SIGKILL) };
+        }
+        Ok(())
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// What the server and all processes below it use now.
-    pub fn usage(&self) -> Result<Usage> {
+    /// The server, and all processes below it.
+    fn family(&self) -> Result<Vec<u32>> {
         let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")?
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -242,6 +263,12 @@ impl Server {
             );
             next += 1;
         }
+        Ok(all)
+    }
+
+    /// What the server and all processes below it use now.
+    pub fn usage(&self) -> Result<Usage> {
+        let all = self.family()?;
         let sum = |field| all.iter().filter_map(|&id| status(id, field)).sum();
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
         Ok(Usage {
@@ -319,6 +346,13 @@ pub fn gfxstream() -> Option<PathBuf> {
         "gfxstream_vk_icd.x86_64.json",
         "gfxstream_vk_icd.aarch64.json",
     ])
+}
+
+/// The library of our own guest driver, next to the `asgard` program.
+#[must_use]
+pub fn own_driver() -> Option<PathBuf> {
+    let library = asgard()?.with_file_name("libvulkan_asgard.so");
+    Some(library).filter(|path| path.is_file())
 }
 
 fn icd(names: &[&str]) -> Option<PathBuf> {
