@@ -327,21 +327,28 @@ impl Context {
 
     /// The token of a command pool, by its handle.
     pub(crate) fn command_pool_token(&self, device: u64, handle: u64) -> u64 {
-        self.token_of(Kind::CommandPool, device, handle)
+        let pools = self.command_pools.lock();
+        self.token_among(pools.keys(), device, handle)
     }
 
     /// The token of a descriptor pool, by its handle.
     pub(crate) fn descriptor_pool_token(&self, device: u64, handle: u64) -> u64 {
-        self.token_of(Kind::DescriptorPool, device, handle)
+        let pools = self.descriptor_pools.lock();
+        self.token_among(pools.keys(), device, handle)
     }
 
-    /// Pools are few and asked for seldom: a walk is enough.
-    fn token_of(&self, kind: Kind, device: u64, handle: u64) -> u64 {
-        self.objects
-            .all()
-            .into_iter()
-            .find(|o| o.kind == kind && o.parent == device && o.handle == handle)
-            .map_or(0, |o| o.token)
+    /// The token of a device's object, by its handle; 0 when it is not among these.
+    fn token_among<'a>(
+        &self,
+        mut tokens: impl Iterator<Item = &'a u64>,
+        device: u64,
+        handle: u64,
+    ) -> u64 {
+        let is_it = |token: &&u64| {
+            self.objects.get(**token) == Some(handle)
+                && self.objects.parent(**token) == Some(device)
+        };
+        tokens.find(is_it).copied().unwrap_or(0)
     }
 
     /// Gives back what an allocation was charged.

@@ -20,6 +20,11 @@ impl CommandPoolCommands for Engine {
             1,
             true,
         )?;
+        if ret == VK_SUCCESS {
+            // SAFETY: decoding made room for one handle.
+            let token = unsafe { *c.pCommandPool }.0;
+            self.context.command_pools.lock().entry(token).or_default();
+        }
         Ok(ret)
     }
 
