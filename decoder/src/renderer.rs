@@ -25,6 +25,7 @@ pub struct Renderer {
     /// Bytes that imported memory must be aligned to, address and size.
     pub(crate) import_alignment: u64,
     color_buffer_memory_index: u32,
+    extensions: Vec<String>,
 }
 
 impl Renderer {
@@ -73,6 +74,7 @@ impl Renderer {
             importable: picked.importable,
             import_alignment: picked.alignment,
             color_buffer_memory_index: picked.color_buffer_memory_index,
+            extensions: picked.extensions,
         }))
     }
 
@@ -109,6 +111,10 @@ impl Renderer {
                 rank,
                 Picked {
                     index,
+                    extensions: driver::device_extensions(fns, device)
+                        .iter()
+                        .map(|e| driver::text(&e.extensionName))
+                        .collect(),
                     name,
                     driver: driver_name,
                     properties,
@@ -139,6 +145,14 @@ impl Renderer {
     /// `VkPhysicalDeviceProperties::apiVersion` of it.
     pub fn api_version(&self) -> u32 {
         self.api_version
+    }
+
+    /// The device extensions of the driver, each with the reason if guests do not see it.
+    pub fn extensions(&self) -> impl Iterator<Item = (&str, Option<&'static str>)> {
+        self.extensions.iter().map(|name| {
+            let hidden = crate::HIDDEN_EXTENSIONS.iter().find(|(h, _)| h == name);
+            (name.as_str(), hidden.map(|(_, why)| *why))
+        })
     }
 
     /// It computes on the processor.
@@ -176,6 +190,7 @@ impl Renderer {
 
 struct Picked {
     index: usize,
+    extensions: Vec<String>,
     name: String,
     driver: String,
     properties: VkPhysicalDeviceProperties,

@@ -38,6 +38,8 @@ pub struct Description {
     pub software: bool,
     /// Guests can map memory of it.
     pub can_share_memory: bool,
+    /// Its device extensions, each with the reason if guests do not see it.
+    pub extensions: Vec<(String, Option<String>)>,
 }
 
 /// The renderer's side of one guest process.

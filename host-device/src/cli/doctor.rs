@@ -28,6 +28,11 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// List the device extensions of the host's driver: those that guests see, and why the others are hidden
+    ///
+    /// A guest driver may show fewer: Mesa's has a list of its own.
+    #[arg(long, conflicts_with = "json")]
+    extensions: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,6 +84,11 @@ impl Finding {
 }
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.extensions {
+        let host = probe().map_err(anyhow::Error::msg)?;
+        io::stdout().write_all(extension_table(&host).as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let findings = examine();
     let healthy = findings
         .iter()
@@ -98,6 +108,24 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn extension_table(host: &Description) -> String {
+    let all = &host.extensions;
+    let shown = all.iter().filter(|(_, hidden)| hidden.is_none()).count();
+    let mut text = format!(
+        "{}: guests see {shown} of {} device extensions\n\n",
+        host.device,
+        all.len()
+    );
+    for (name, hidden) in all {
+        let line = match hidden {
+            None => format!("✓ {name}\n"),
+            Some(why) => format!("· {name:48} {why}\n"),
+        };
+        text += &line;
+    }
+    text
 }
 
 fn examine() -> Vec<Finding> {
@@ -246,12 +274,17 @@ fn loader() -> Finding {
     }
 }
 
-/// Loads the host's driver in a process of its own, because drivers may crash.
 fn host_driver() -> Vec<Finding> {
-    let name = "host driver";
-    let broken = |detail: String| {
-        vec![Finding::new(name, State::Missing, detail).fix(environment::install_mesa())]
-    };
+    match probe() {
+        Ok(description) => describe_host(&description),
+        Err(why) => {
+            vec![Finding::new("host driver", State::Missing, why).fix(environment::install_mesa())]
+        }
+    }
+}
+
+/// Loads the host's driver in a process of its own, because drivers may crash.
+fn probe() -> Result<Description, String> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("probe")
@@ -266,14 +299,14 @@ fn host_driver() -> Vec<Finding> {
     }
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => return broken(format!("cannot start the probe: {error}")),
+        Err(error) => return Err(format!("cannot start the probe: {error}")),
     };
     let deadline = Instant::now() + PROBE_PATIENCE;
     while matches!(child.try_wait(), Ok(None)) {
         if Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();
-            return broken(format!(
+            return Err(format!(
                 "the Vulkan driver did not load within {PROBE_PATIENCE:?}"
             ));
         }
@@ -281,7 +314,7 @@ fn host_driver() -> Vec<Finding> {
     }
     let output = match child.wait_with_output() {
         Ok(output) => output,
-        Err(error) => return broken(format!("cannot read from the probe: {error}")),
+        Err(error) => return Err(format!("cannot read from the probe: {error}")),
     };
     let said = String::from_utf8_lossy(&output.stdout);
     let described = said
@@ -289,7 +322,7 @@ fn host_driver() -> Vec<Finding> {
         .rev()
         .find_map(|line| serde_json::from_str::<Description>(line).ok());
     match described {
-        Some(description) if output.status.success() => describe_host(&description),
+        Some(description) if output.status.success() => Ok(description),
         _ => {
             let errors = String::from_utf8_lossy(&output.stderr);
             let last = errors
@@ -297,7 +330,7 @@ fn host_driver() -> Vec<Finding> {
                 .last()
                 .unwrap_or("it said nothing")
                 .trim_start_matches("asgard: ");
-            broken(format!("{last} ({})", output.status))
+            Err(format!("{last} ({})", output.status))
         }
     }
 }
@@ -309,6 +342,7 @@ fn describe_host(host: &Description) -> Vec<Finding> {
         api_version,
         software,
         can_share_memory,
+        extensions: _,
     } = host;
     let speed = if *software {
         ", which computes on the processor"

@@ -37,6 +37,11 @@ impl Renderer for Vulkan {
             api_version: format!("{major}.{minor}.{patch}"),
             software: self.renderer.is_software(),
             can_share_memory: self.renderer.can_share_memory(),
+            extensions: self
+                .renderer
+                .extensions()
+                .map(|(name, hidden)| (name.to_owned(), hidden.map(str::to_owned)))
+                .collect(),
         }
     }
     fn color_buffer_memory_index(&self) -> u32 {
