@@ -24,6 +24,16 @@ pub(super) fn dispatch(model: &Model) -> String {
         }
         out.line("}");
     }
+    out.line("/// The plain driver calls.");
+    out.line("#[allow(dead_code, unused_variables, reason = \"an override need not start from the plain call; a recorded command has no use for the host\")]");
+    out.line("pub(crate) mod plain {");
+    out.line("use super::*;");
+    let drives =
+        |c: &&Command| c.foreign.is_none() && c.native && c.alias.is_none() && c.refused.is_none();
+    for c in model.commands.iter().filter(drives) {
+        plain(&mut out, c);
+    }
+    out.line("}");
     out.line("/// Runs one packet: decodes the parameters, calls the command's method, encodes the reply.");
     out.line("pub(crate) fn dispatch(e: &mut Engine, opcode: u32, r: &mut Reader<'_>, w: &mut Vec<u8>) -> Result<(), Error> {");
     out.line("match opcode {");
@@ -129,6 +139,9 @@ pub(super) fn default(c: &Command) -> String {
     out.line(format!("pub(crate) trait {}: Host {{", trait_name(&c.noun)));
     method(&mut out, c);
     out.line("}");
+    if c.native && c.alias.is_none() && c.refused.is_none() {
+        plain(&mut out, c);
+    }
     out.finish()
 }
 
@@ -189,18 +202,41 @@ fn method(out: &mut Out, c: &Command) {
         return;
     }
     out.line(format!("{signature} {{"));
+    out.line(format!(
+        "plain::{}(self, {}c)",
+        c.name,
+        if on_command_buffer { "fns, " } else { "" }
+    ));
+    out.line("}");
+}
+
+/// The driver call that a command stands for, with handles resolved and tokens put in the place of new
+/// ones: the default, and what an override starts from.
+fn plain(out: &mut Out, c: &Command) {
+    let on_command_buffer = c.on_command_buffer();
+    let fns = if on_command_buffer {
+        "fns: &DeviceFns, "
+    } else {
+        ""
+    };
+    out.line(format!("/// `{}`, and nothing but.", c.name));
+    out.line("#[inline]");
+    out.line(format!(
+        "pub(crate) fn {0}<H: Host + ?Sized>(host: &mut H, {fns}c: &mut p::{0}) -> Result<{1}, Error> {{",
+        c.name, c.ret
+    ));
     let missing = format!(".{0}.ok_or(Error::NoSuchFunction(\"{0}\"))?", c.name);
     let first = c.params.first();
     let function = match c.level {
-        Level::Global => format!("self.global_fns(){missing}"),
+        Level::Global => format!("host.global_fns(){missing}"),
         Level::Instance => format!(
-            "self.instance_fns(c.{}_token)?{missing}",
+            "host.instance_fns(c.{}_token)?{missing}",
             first.map(|f| f.name.as_str()).unwrap_or_default()
         ),
         Level::Device if on_command_buffer => format!("fns{missing}"),
         Level::Device => {
             let first = first.map(|f| f.name.as_str()).unwrap_or_default();
-            format!("self.device_fns(c.{first}_token)?{missing}")
+            format!("host.device_fns(c.{first}_token)?{missing}")
         }
     };
     out.line(format!("let f = {function};"));
@@ -208,12 +244,12 @@ fn method(out: &mut Out, c: &Command) {
         match &gone.wire {
             // Of several threads that destroy the same object, one does.
             Wire::Handle { .. } if c.ret == "()" => out.line(format!(
-                "if !self.retire(c.{}_token) {{ return Ok(()); }}",
+                "if !host.retire(c.{}_token) {{ return Ok(()); }}",
                 gone.name
             )),
-            Wire::Handle { .. } => out.line(format!("self.retire(c.{}_token);", gone.name)),
+            Wire::Handle { .. } => out.line(format!("host.retire(c.{}_token);", gone.name)),
             Wire::Pointer { len, .. } => out.line(format!(
-                "self.retire_all(c.{}_tokens, {});",
+                "host.retire_all(c.{}_tokens, {});",
                 gone.name,
                 length(len)
             )),
@@ -262,7 +298,7 @@ fn method(out: &mut Out, c: &Command) {
             .map_or("0".to_owned(), |f| format!("c.{}_token", f.name));
         for (p, kind, n) in creations {
             out.line(format!(
-                "self.adopt(Kind::{kind}, {parent}, c.{}.cast(), {n}, {})?;",
+                "host.adopt(Kind::{kind}, {parent}, c.{}.cast(), {n}, {})?;",
                 ident(&p.name),
                 c.creates()
             ));

@@ -17,17 +17,8 @@ impl CommandBufferCommands for Engine {
         &mut self,
         c: &mut p::vkAllocateCommandBuffers,
     ) -> Result<VkResult, Error> {
-        let f = function!(self.device_fns(c.device_token)?, vkAllocateCommandBuffers);
-        // SAFETY: decoded arguments; there is room for as many handles as the struct asks for.
-        let ret = unsafe { f(c.device, c.pAllocateInfo, c.pCommandBuffers) };
+        let ret = plain::vkAllocateCommandBuffers(self, c)?;
         let n = count_in(c.pAllocateInfo, |i| i.commandBufferCount as usize);
-        self.adopt(
-            Kind::CommandBuffer,
-            c.device_token,
-            c.pCommandBuffers.cast(),
-            n,
-            true,
-        )?;
         if ret == VK_SUCCESS {
             // The pool's token: found by its handle, which the struct holds by now.
             let handle = count_in(c.pAllocateInfo, |i| i.commandPool.0 as usize) as u64;

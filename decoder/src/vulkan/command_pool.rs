@@ -5,21 +5,12 @@ use crate::stream::slice;
 
 impl CommandPoolCommands for Engine {
     fn vkCreateCommandPool(&mut self, c: &mut p::vkCreateCommandPool) -> Result<VkResult, Error> {
-        let f = function!(self.device_fns(c.device_token)?, vkCreateCommandPool);
         // A reset that the guest recorded may never arrive, so beginning again must be possible.
         // SAFETY: decoding placed the struct in the arena, for this command alone.
         unsafe {
             (*c.pCreateInfo.cast_mut()).flags |= VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
         }
-        // SAFETY: decoded arguments.
-        let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pCommandPool) };
-        self.adopt(
-            Kind::CommandPool,
-            c.device_token,
-            c.pCommandPool.cast(),
-            1,
-            true,
-        )?;
+        let ret = plain::vkCreateCommandPool(self, c)?;
         if ret == VK_SUCCESS {
             // SAFETY: decoding made room for one handle.
             let token = unsafe { *c.pCommandPool }.0;

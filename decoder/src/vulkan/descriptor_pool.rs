@@ -14,7 +14,6 @@ impl DescriptorPoolCommands for Engine {
         &mut self,
         c: &mut p::vkCreateDescriptorPool,
     ) -> Result<VkResult, Error> {
-        let f = function!(self.device_fns(c.device_token)?, vkCreateDescriptorPool);
         // A committed set is freed when its id is used for another one, whatever the guest planned.
         // SAFETY: decoding placed the struct in the arena, for this command alone.
         let max_sets = unsafe {
@@ -22,15 +21,7 @@ impl DescriptorPoolCommands for Engine {
             info.flags |= VK_DESCRIPTOR_POOL_CREATE_FREE_DESCRIPTOR_SET_BIT;
             info.maxSets
         };
-        // SAFETY: decoded arguments.
-        let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pDescriptorPool) };
-        self.adopt(
-            Kind::DescriptorPool,
-            c.device_token,
-            c.pDescriptorPool.cast(),
-            1,
-            true,
-        )?;
+        let ret = plain::vkCreateDescriptorPool(self, c)?;
         if ret == VK_SUCCESS {
             // SAFETY: decoding made room for one handle.
             let token = unsafe { *c.pDescriptorPool }.0;

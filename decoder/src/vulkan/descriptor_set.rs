@@ -8,17 +8,8 @@ impl DescriptorSetCommands for Engine {
         &mut self,
         c: &mut p::vkAllocateDescriptorSets,
     ) -> Result<VkResult, Error> {
-        let f = function!(self.device_fns(c.device_token)?, vkAllocateDescriptorSets);
-        // SAFETY: decoded arguments; there is room for as many handles as the struct asks for.
-        let ret = unsafe { f(c.device, c.pAllocateInfo, c.pDescriptorSets) };
+        let ret = plain::vkAllocateDescriptorSets(self, c)?;
         let n = count_in(c.pAllocateInfo, |i| i.descriptorSetCount as usize);
-        self.adopt(
-            Kind::DescriptorSet,
-            c.device_token,
-            c.pDescriptorSets.cast(),
-            n,
-            true,
-        )?;
         if ret == VK_SUCCESS {
             let handle = count_in(c.pAllocateInfo, |i| i.descriptorPool.0 as usize) as u64;
             let pool = self.context.descriptor_pool_token(c.device_token, handle);

@@ -90,13 +90,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceFeatures,
     ) -> Result<(), Error> {
-        let f = function!(
-            self.instance_fns(c.physicalDevice_token)?,
-            vkGetPhysicalDeviceFeatures
-        );
-        // SAFETY: a live device, and room for the struct.
+        plain::vkGetPhysicalDeviceFeatures(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            f(c.physicalDevice, c.pFeatures);
             hide_features(&mut *c.pFeatures);
         }
         Ok(())
@@ -106,13 +102,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceFeatures2,
     ) -> Result<(), Error> {
-        let f = function!(
-            self.instance_fns(c.physicalDevice_token)?,
-            vkGetPhysicalDeviceFeatures2
-        );
-        // SAFETY: a live device, and a decoded chain.
+        plain::vkGetPhysicalDeviceFeatures2(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            f(c.physicalDevice, c.pFeatures);
             hide_features(&mut (*c.pFeatures).features);
             let limits = &self.context.limits;
             hide_chained_features((*c.pFeatures).pNext, limits.inline_uniform_blocks);
@@ -124,17 +116,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceQueueFamilyProperties,
     ) -> Result<(), Error> {
-        let f = function!(
-            self.instance_fns(c.physicalDevice_token)?,
-            vkGetPhysicalDeviceQueueFamilyProperties
-        );
-        // SAFETY: a live device, and room for as many structs as the count says.
+        plain::vkGetPhysicalDeviceQueueFamilyProperties(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            f(
-                c.physicalDevice,
-                c.pQueueFamilyPropertyCount,
-                c.pQueueFamilyProperties,
-            );
             let n = count(c.pQueueFamilyPropertyCount);
             for family in crate::stream::slice_mut(c.pQueueFamilyProperties, n) {
                 family.queueFlags &= !VK_QUEUE_SPARSE_BINDING_BIT;
@@ -147,17 +131,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceQueueFamilyProperties2,
     ) -> Result<(), Error> {
-        let f = function!(
-            self.instance_fns(c.physicalDevice_token)?,
-            vkGetPhysicalDeviceQueueFamilyProperties2
-        );
-        // SAFETY: a live device, and room for as many structs as the count says.
+        plain::vkGetPhysicalDeviceQueueFamilyProperties2(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            f(
-                c.physicalDevice,
-                c.pQueueFamilyPropertyCount,
-                c.pQueueFamilyProperties,
-            );
             let n = count(c.pQueueFamilyPropertyCount);
             for family in crate::stream::slice_mut(c.pQueueFamilyProperties, n) {
                 family.queueFamilyProperties.queueFlags &= !VK_QUEUE_SPARSE_BINDING_BIT;
@@ -194,13 +170,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceMemoryProperties,
     ) -> Result<(), Error> {
-        let f = function!(
-            self.instance_fns(c.physicalDevice_token)?,
-            vkGetPhysicalDeviceMemoryProperties
-        );
-        // SAFETY: a live device, and room for the struct.
+        plain::vkGetPhysicalDeviceMemoryProperties(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            f(c.physicalDevice, c.pMemoryProperties);
             if let Some(properties) = c.pMemoryProperties.as_mut() {
                 self.show_memory(properties);
             }
@@ -212,13 +184,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceMemoryProperties2,
     ) -> Result<(), Error> {
-        let f = function!(
-            self.instance_fns(c.physicalDevice_token)?,
-            vkGetPhysicalDeviceMemoryProperties2
-        );
-        // SAFETY: a live device, and a decoded chain.
+        plain::vkGetPhysicalDeviceMemoryProperties2(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            f(c.physicalDevice, c.pMemoryProperties);
             if let Some(properties) = c.pMemoryProperties.as_mut() {
                 self.show_memory(&mut properties.memoryProperties);
             }

@@ -42,11 +42,16 @@ impl Command for vkGetPhysicalDeviceProperties2 {
 pub(crate) trait PhysicalDeviceCommands: Host {
     /// `vkGetPhysicalDeviceProperties2`.
     fn vkGetPhysicalDeviceProperties2(&mut self, c: &mut p::vkGetPhysicalDeviceProperties2) -> Result<(), Error> {
-        let f = self.instance_fns(c.physicalDevice_token)?.vkGetPhysicalDeviceProperties2.ok_or(Error::NoSuchFunction("vkGetPhysicalDeviceProperties2"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        unsafe { f(c.physicalDevice, c.pProperties) };
-        Ok(())
+        plain::vkGetPhysicalDeviceProperties2(self, c)
     }
+}
+/// `vkGetPhysicalDeviceProperties2`, and nothing but.
+#[inline]
+pub(crate) fn vkGetPhysicalDeviceProperties2<H: Host + ?Sized>(host: &mut H, c: &mut p::vkGetPhysicalDeviceProperties2) -> Result<(), Error> {
+    let f = host.instance_fns(c.physicalDevice_token)?.vkGetPhysicalDeviceProperties2.ok_or(Error::NoSuchFunction("vkGetPhysicalDeviceProperties2"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    unsafe { f(c.physicalDevice, c.pProperties) };
+    Ok(())
 }
 
 // VkPhysicalDeviceProperties2 1000059001; sType i32; pNext chain; properties VkPhysicalDeviceProperties

@@ -49,12 +49,17 @@ impl Command for vkCreateBuffer {
 pub(crate) trait BufferCommands: Host {
     /// `vkCreateBuffer`.
     fn vkCreateBuffer(&mut self, c: &mut p::vkCreateBuffer) -> Result<VkResult, Error> {
-        let f = self.device_fns(c.device_token)?.vkCreateBuffer.ok_or(Error::NoSuchFunction("vkCreateBuffer"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pBuffer) };
-        self.adopt(Kind::Buffer, c.device_token, c.pBuffer.cast(), 1, true)?;
-        Ok(ret)
+        plain::vkCreateBuffer(self, c)
     }
+}
+/// `vkCreateBuffer`, and nothing but.
+#[inline]
+pub(crate) fn vkCreateBuffer<H: Host + ?Sized>(host: &mut H, c: &mut p::vkCreateBuffer) -> Result<VkResult, Error> {
+    let f = host.device_fns(c.device_token)?.vkCreateBuffer.ok_or(Error::NoSuchFunction("vkCreateBuffer"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    let ret = unsafe { f(c.device, c.pCreateInfo, c.pAllocator, c.pBuffer) };
+    host.adopt(Kind::Buffer, c.device_token, c.pBuffer.cast(), 1, true)?;
+    Ok(ret)
 }
 
 // VkBufferCreateInfo 12; sType i32; pNext chain; flags u32; size u64; usage u32; sharingMode i32; queueFamilyIndexCount u32; pQueueFamilyIndices flag u32[queueFamilyIndexCount]

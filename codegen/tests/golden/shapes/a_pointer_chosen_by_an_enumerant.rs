@@ -44,11 +44,16 @@ impl Command for vkUpdateDescriptorSets {
 pub(crate) trait DeviceCommands: Host {
     /// `vkUpdateDescriptorSets`.
     fn vkUpdateDescriptorSets(&mut self, c: &mut p::vkUpdateDescriptorSets) -> Result<(), Error> {
-        let f = self.device_fns(c.device_token)?.vkUpdateDescriptorSets.ok_or(Error::NoSuchFunction("vkUpdateDescriptorSets"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        unsafe { f(c.device, c.descriptorWriteCount, c.pDescriptorWrites, c.descriptorCopyCount, c.pDescriptorCopies) };
-        Ok(())
+        plain::vkUpdateDescriptorSets(self, c)
     }
+}
+/// `vkUpdateDescriptorSets`, and nothing but.
+#[inline]
+pub(crate) fn vkUpdateDescriptorSets<H: Host + ?Sized>(host: &mut H, c: &mut p::vkUpdateDescriptorSets) -> Result<(), Error> {
+    let f = host.device_fns(c.device_token)?.vkUpdateDescriptorSets.ok_or(Error::NoSuchFunction("vkUpdateDescriptorSets"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    unsafe { f(c.device, c.descriptorWriteCount, c.pDescriptorWrites, c.descriptorCopyCount, c.pDescriptorCopies) };
+    Ok(())
 }
 
 // VkWriteDescriptorSet 35; sType i32; pNext chain; dstSet DescriptorSet; dstBinding u32; dstArrayElement u32; descriptorCount u32; descriptorType i32; pImageInfo flag VkDescriptorImageInfo[descriptorCount] if descriptorType is 0|1|2|3|10; pBufferInfo flag VkDescriptorBufferInfo[descriptorCount] if descriptorType is 6|8|7|9; pTexelBufferView flag BufferView[descriptorCount] if descriptorType is 4|5

@@ -46,10 +46,15 @@ impl Command for vkAllocateCommandBuffers {
 pub(crate) trait CommandBufferCommands: Host {
     /// `vkAllocateCommandBuffers`.
     fn vkAllocateCommandBuffers(&mut self, c: &mut p::vkAllocateCommandBuffers) -> Result<VkResult, Error> {
-        let f = self.device_fns(c.device_token)?.vkAllocateCommandBuffers.ok_or(Error::NoSuchFunction("vkAllocateCommandBuffers"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        let ret = unsafe { f(c.device, c.pAllocateInfo, c.pCommandBuffers) };
-        self.adopt(Kind::CommandBuffer, c.device_token, c.pCommandBuffers.cast(), count_in(c.pAllocateInfo, |i| i.commandBufferCount as usize), true)?;
-        Ok(ret)
+        plain::vkAllocateCommandBuffers(self, c)
     }
+}
+/// `vkAllocateCommandBuffers`, and nothing but.
+#[inline]
+pub(crate) fn vkAllocateCommandBuffers<H: Host + ?Sized>(host: &mut H, c: &mut p::vkAllocateCommandBuffers) -> Result<VkResult, Error> {
+    let f = host.device_fns(c.device_token)?.vkAllocateCommandBuffers.ok_or(Error::NoSuchFunction("vkAllocateCommandBuffers"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    let ret = unsafe { f(c.device, c.pAllocateInfo, c.pCommandBuffers) };
+    host.adopt(Kind::CommandBuffer, c.device_token, c.pCommandBuffers.cast(), count_in(c.pAllocateInfo, |i| i.commandBufferCount as usize), true)?;
+    Ok(ret)
 }

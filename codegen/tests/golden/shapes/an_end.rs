@@ -39,10 +39,15 @@ impl Command for vkDestroyBuffer {
 pub(crate) trait BufferCommands: Host {
     /// `vkDestroyBuffer`.
     fn vkDestroyBuffer(&mut self, c: &mut p::vkDestroyBuffer) -> Result<(), Error> {
-        let f = self.device_fns(c.device_token)?.vkDestroyBuffer.ok_or(Error::NoSuchFunction("vkDestroyBuffer"))?;
-        if !self.retire(c.buffer_token) { return Ok(()); }
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        unsafe { f(c.device, c.buffer, c.pAllocator) };
-        Ok(())
+        plain::vkDestroyBuffer(self, c)
     }
+}
+/// `vkDestroyBuffer`, and nothing but.
+#[inline]
+pub(crate) fn vkDestroyBuffer<H: Host + ?Sized>(host: &mut H, c: &mut p::vkDestroyBuffer) -> Result<(), Error> {
+    let f = host.device_fns(c.device_token)?.vkDestroyBuffer.ok_or(Error::NoSuchFunction("vkDestroyBuffer"))?;
+    if !host.retire(c.buffer_token) { return Ok(()); }
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    unsafe { f(c.device, c.buffer, c.pAllocator) };
+    Ok(())
 }

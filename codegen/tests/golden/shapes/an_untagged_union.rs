@@ -47,11 +47,16 @@ impl Command for vkCmdClearColorImage {
 pub(crate) trait CommandBufferCommands: Host {
     /// `vkCmdClearColorImage`.
     fn vkCmdClearColorImage(&mut self, fns: &DeviceFns, c: &mut p::vkCmdClearColorImage) -> Result<(), Error> {
-        let f = fns.vkCmdClearColorImage.ok_or(Error::NoSuchFunction("vkCmdClearColorImage"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        unsafe { f(c.commandBuffer, c.image, c.imageLayout, c.pColor, c.rangeCount, c.pRanges) };
-        Ok(())
+        plain::vkCmdClearColorImage(self, fns, c)
     }
+}
+/// `vkCmdClearColorImage`, and nothing but.
+#[inline]
+pub(crate) fn vkCmdClearColorImage<H: Host + ?Sized>(host: &mut H, fns: &DeviceFns, c: &mut p::vkCmdClearColorImage) -> Result<(), Error> {
+    let f = fns.vkCmdClearColorImage.ok_or(Error::NoSuchFunction("vkCmdClearColorImage"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    unsafe { f(c.commandBuffer, c.image, c.imageLayout, c.pColor, c.rangeCount, c.pRanges) };
+    Ok(())
 }
 
 // VkClearColorValue union; float32 [f32; 4]; int32 [i32; 4]; uint32 [u32; 4]

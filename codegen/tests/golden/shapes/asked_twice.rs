@@ -54,10 +54,15 @@ impl Command for vkEnumeratePhysicalDevices {
 pub(crate) trait PhysicalDeviceCommands: Host {
     /// `vkEnumeratePhysicalDevices`.
     fn vkEnumeratePhysicalDevices(&mut self, c: &mut p::vkEnumeratePhysicalDevices) -> Result<VkResult, Error> {
-        let f = self.instance_fns(c.instance_token)?.vkEnumeratePhysicalDevices.ok_or(Error::NoSuchFunction("vkEnumeratePhysicalDevices"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        let ret = unsafe { f(c.instance, c.pPhysicalDeviceCount, c.pPhysicalDevices) };
-        self.adopt(Kind::PhysicalDevice, c.instance_token, c.pPhysicalDevices.cast(), count(c.pPhysicalDeviceCount.cast_const()), false)?;
-        Ok(ret)
+        plain::vkEnumeratePhysicalDevices(self, c)
     }
+}
+/// `vkEnumeratePhysicalDevices`, and nothing but.
+#[inline]
+pub(crate) fn vkEnumeratePhysicalDevices<H: Host + ?Sized>(host: &mut H, c: &mut p::vkEnumeratePhysicalDevices) -> Result<VkResult, Error> {
+    let f = host.instance_fns(c.instance_token)?.vkEnumeratePhysicalDevices.ok_or(Error::NoSuchFunction("vkEnumeratePhysicalDevices"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    let ret = unsafe { f(c.instance, c.pPhysicalDeviceCount, c.pPhysicalDevices) };
+    host.adopt(Kind::PhysicalDevice, c.instance_token, c.pPhysicalDevices.cast(), count(c.pPhysicalDeviceCount.cast_const()), false)?;
+    Ok(ret)
 }

@@ -62,8 +62,13 @@ impl Command for vkGetQueryPoolResults {
 pub(crate) trait QueryPoolCommands: Host {
     /// `vkGetQueryPoolResults`.
     fn vkGetQueryPoolResults(&mut self, c: &mut p::vkGetQueryPoolResults) -> Result<VkResult, Error> {
-        let f = self.device_fns(c.device_token)?.vkGetQueryPoolResults.ok_or(Error::NoSuchFunction("vkGetQueryPoolResults"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        Ok(unsafe { f(c.device, c.queryPool, c.firstQuery, c.queryCount, c.dataSize, c.pData, c.stride, c.flags) })
+        plain::vkGetQueryPoolResults(self, c)
     }
+}
+/// `vkGetQueryPoolResults`, and nothing but.
+#[inline]
+pub(crate) fn vkGetQueryPoolResults<H: Host + ?Sized>(host: &mut H, c: &mut p::vkGetQueryPoolResults) -> Result<VkResult, Error> {
+    let f = host.device_fns(c.device_token)?.vkGetQueryPoolResults.ok_or(Error::NoSuchFunction("vkGetQueryPoolResults"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    Ok(unsafe { f(c.device, c.queryPool, c.firstQuery, c.queryCount, c.dataSize, c.pData, c.stride, c.flags) })
 }

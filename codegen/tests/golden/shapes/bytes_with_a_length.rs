@@ -47,9 +47,14 @@ impl Command for vkCmdPushConstants {
 pub(crate) trait CommandBufferCommands: Host {
     /// `vkCmdPushConstants`.
     fn vkCmdPushConstants(&mut self, fns: &DeviceFns, c: &mut p::vkCmdPushConstants) -> Result<(), Error> {
-        let f = fns.vkCmdPushConstants.ok_or(Error::NoSuchFunction("vkCmdPushConstants"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        unsafe { f(c.commandBuffer, c.layout, c.stageFlags, c.offset, c.size, c.pValues) };
-        Ok(())
+        plain::vkCmdPushConstants(self, fns, c)
     }
+}
+/// `vkCmdPushConstants`, and nothing but.
+#[inline]
+pub(crate) fn vkCmdPushConstants<H: Host + ?Sized>(host: &mut H, fns: &DeviceFns, c: &mut p::vkCmdPushConstants) -> Result<(), Error> {
+    let f = fns.vkCmdPushConstants.ok_or(Error::NoSuchFunction("vkCmdPushConstants"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    unsafe { f(c.commandBuffer, c.layout, c.stageFlags, c.offset, c.size, c.pValues) };
+    Ok(())
 }

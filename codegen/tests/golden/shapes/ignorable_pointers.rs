@@ -56,12 +56,17 @@ impl Command for vkCreateGraphicsPipelines {
 pub(crate) trait PipelineCommands: Host {
     /// `vkCreateGraphicsPipelines`.
     fn vkCreateGraphicsPipelines(&mut self, c: &mut p::vkCreateGraphicsPipelines) -> Result<VkResult, Error> {
-        let f = self.device_fns(c.device_token)?.vkCreateGraphicsPipelines.ok_or(Error::NoSuchFunction("vkCreateGraphicsPipelines"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        let ret = unsafe { f(c.device, c.pipelineCache, c.createInfoCount, c.pCreateInfos, c.pAllocator, c.pPipelines) };
-        self.adopt(Kind::Pipeline, c.device_token, c.pPipelines.cast(), c.createInfoCount as usize, true)?;
-        Ok(ret)
+        plain::vkCreateGraphicsPipelines(self, c)
     }
+}
+/// `vkCreateGraphicsPipelines`, and nothing but.
+#[inline]
+pub(crate) fn vkCreateGraphicsPipelines<H: Host + ?Sized>(host: &mut H, c: &mut p::vkCreateGraphicsPipelines) -> Result<VkResult, Error> {
+    let f = host.device_fns(c.device_token)?.vkCreateGraphicsPipelines.ok_or(Error::NoSuchFunction("vkCreateGraphicsPipelines"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    let ret = unsafe { f(c.device, c.pipelineCache, c.createInfoCount, c.pCreateInfos, c.pAllocator, c.pPipelines) };
+    host.adopt(Kind::Pipeline, c.device_token, c.pPipelines.cast(), c.createInfoCount as usize, true)?;
+    Ok(ret)
 }
 
 // VkGraphicsPipelineCreateInfo 28; be32 has_rasterization; be32 has_tessellation; sType i32; pNext chain; flags u32; stageCount u32; pStages VkPipelineShaderStageCreateInfo[stageCount]; pVertexInputState flag VkPipelineVertexInputStateCreateInfo; pInputAssemblyState flag VkPipelineInputAssemblyStateCreateInfo; pTessellationState flag VkPipelineTessellationStateCreateInfo if has_tessellation; pViewportState flag VkPipelineViewportStateCreateInfo if has_rasterization; pRasterizationState flag VkPipelineRasterizationStateCreateInfo; pMultisampleState flag VkPipelineMultisampleStateCreateInfo if has_rasterization; pDepthStencilState flag VkPipelineDepthStencilStateCreateInfo if has_rasterization; pColorBlendState flag VkPipelineColorBlendStateCreateInfo if has_rasterization; pDynamicState flag VkPipelineDynamicStateCreateInfo; layout PipelineLayout; renderPass RenderPass; subpass u32; basePipelineHandle Pipeline; basePipelineIndex i32

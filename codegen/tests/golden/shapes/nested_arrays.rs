@@ -43,10 +43,15 @@ impl Command for vkQueueSubmit {
 pub(crate) trait QueueCommands: Host {
     /// `vkQueueSubmit`.
     fn vkQueueSubmit(&mut self, c: &mut p::vkQueueSubmit) -> Result<VkResult, Error> {
-        let f = self.device_fns(c.queue_token)?.vkQueueSubmit.ok_or(Error::NoSuchFunction("vkQueueSubmit"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        Ok(unsafe { f(c.queue, c.submitCount, c.pSubmits, c.fence) })
+        plain::vkQueueSubmit(self, c)
     }
+}
+/// `vkQueueSubmit`, and nothing but.
+#[inline]
+pub(crate) fn vkQueueSubmit<H: Host + ?Sized>(host: &mut H, c: &mut p::vkQueueSubmit) -> Result<VkResult, Error> {
+    let f = host.device_fns(c.queue_token)?.vkQueueSubmit.ok_or(Error::NoSuchFunction("vkQueueSubmit"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    Ok(unsafe { f(c.queue, c.submitCount, c.pSubmits, c.fence) })
 }
 
 // VkSubmitInfo 4; sType i32; pNext chain; waitSemaphoreCount u32; pWaitSemaphores Semaphore[waitSemaphoreCount]; pWaitDstStageMask u32[waitSemaphoreCount]; commandBufferCount u32; pCommandBuffers CommandBuffer[commandBufferCount]; signalSemaphoreCount u32; pSignalSemaphores Semaphore[signalSemaphoreCount]

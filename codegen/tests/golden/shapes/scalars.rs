@@ -44,9 +44,14 @@ impl Command for vkCmdDraw {
 pub(crate) trait CommandBufferCommands: Host {
     /// `vkCmdDraw`.
     fn vkCmdDraw(&mut self, fns: &DeviceFns, c: &mut p::vkCmdDraw) -> Result<(), Error> {
-        let f = fns.vkCmdDraw.ok_or(Error::NoSuchFunction("vkCmdDraw"))?;
-        // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
-        unsafe { f(c.commandBuffer, c.vertexCount, c.instanceCount, c.firstVertex, c.firstInstance) };
-        Ok(())
+        plain::vkCmdDraw(self, fns, c)
     }
+}
+/// `vkCmdDraw`, and nothing but.
+#[inline]
+pub(crate) fn vkCmdDraw<H: Host + ?Sized>(host: &mut H, fns: &DeviceFns, c: &mut p::vkCmdDraw) -> Result<(), Error> {
+    let f = fns.vkCmdDraw.ok_or(Error::NoSuchFunction("vkCmdDraw"))?;
+    // SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.
+    unsafe { f(c.commandBuffer, c.vertexCount, c.instanceCount, c.firstVertex, c.firstInstance) };
+    Ok(())
 }
