@@ -114,6 +114,8 @@ pub struct Command {
     pub alias: Option<String>,
     /// Where its function pointer comes from.
     pub level: Level,
+    /// The device extensions that bring it, each of them alone; none if something else does.
+    pub extensions: Vec<String>,
     /// The object whose file it belongs to: `device_memory`.
     pub noun: String,
     /// Why it has no encoding.
@@ -834,8 +836,13 @@ impl<'a> Resolver<'a> {
             if guest_serves {
                 self.policy.used(&name);
             }
+            let providers = self.raw.providers.get(&name);
+            let extensions = providers
+                .and_then(|all| all.iter().cloned().collect::<Option<Vec<String>>>())
+                .unwrap_or_default();
             model.commands.push(Command {
                 guest_serves,
+                extensions,
                 opcode: opcodes[&name],
                 foreign: params.iter().find_map(|p| foreign_field(p, &foreign)),
                 noun: noun(&params, &model.handles),

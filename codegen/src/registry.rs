@@ -2,7 +2,7 @@
 //!
 //! Nothing is decided here; [`crate::model`] gives it meaning.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use asgard_xml::registry as vr;
 
@@ -105,6 +105,8 @@ pub struct Raw {
     pub required: HashSet<String>,
     /// Extensions of Vulkan.
     pub extensions: HashSet<String>,
+    /// For each command, what requires it: device extensions, or nothing for all else.
+    pub providers: BTreeMap<String, BTreeSet<Option<String>>>,
 }
 
 fn speaks_vulkan(api: &Option<String>) -> bool {
@@ -137,7 +139,7 @@ impl Raw {
                 vr::RegistryContent::Feature(feature) if speaks_vulkan(&feature.api) => {
                     for content in &feature.contents {
                         if let vr::FeatureContent::Require(require) = content {
-                            self.read_require(require, None);
+                            self.read_require(require, None, None);
                         }
                     }
                 }
@@ -148,9 +150,12 @@ impl Raw {
                         }
                         self.extensions.extend(extension.name.clone());
                         let number = extension.number.as_deref().and_then(|n| n.parse().ok());
+                        // A device cannot tell which extensions its instance has.
+                        let of_device = extension.typ.as_deref() != Some("instance");
+                        let by = extension.name.as_ref().filter(|_| of_device);
                         for content in &extension.contents {
                             if let vr::ExtensionContent::Require(require) = content {
-                                self.read_require(require, number);
+                                self.read_require(require, number, by);
                             }
                         }
                     }
@@ -256,11 +261,20 @@ impl Raw {
         self.enums.entry(name.clone()).or_default();
     }
 
-    fn read_require(&mut self, require: &vr::Require, number: Option<i64>) {
+    fn read_require(
+        &mut self,
+        require: &vr::Require,
+        number: Option<i64>,
+        extension: Option<&String>,
+    ) {
         for content in &require.contents {
             match content {
                 vr::RequireContent::Command(c) => {
                     self.required.extend(c.name.clone());
+                    if let Some(name) = &c.name {
+                        let providers = self.providers.entry(name.clone()).or_default();
+                        providers.insert(extension.cloned());
+                    }
                 }
                 vr::RequireContent::Enum(e) => {
                     let Some(name) = &e.name else { continue };

@@ -88,7 +88,33 @@ pub(super) fn entrypoints(model: &Model) -> String {
         out.line("})");
         out.line("}");
     }
+    extensions(&mut out, &served);
     out.finish()
+}
+
+/// Which extensions bring a command of devices.
+fn extensions(out: &mut Out, served: &[&Command]) {
+    let mut groups: BTreeMap<&[String], Vec<&str>> = BTreeMap::new();
+    for c in served.iter().filter(|c| c.level == Level::Device) {
+        if !c.extensions.is_empty() {
+            groups.entry(&c.extensions).or_default().push(&c.name);
+        }
+    }
+    out.line("/// The extensions that bring a command, any one of them; none for a command of Vulkan itself.");
+    out.line("pub(crate) fn extensions_of(name: &CStr) -> &'static [&'static CStr] {");
+    out.line("match name.to_bytes() {");
+    for (extensions, names) in groups {
+        let names: Vec<String> = names.iter().map(|name| format!("b\"{name}\"")).collect();
+        let extensions: Vec<String> = extensions.iter().map(|e| format!("c\"{e}\"")).collect();
+        out.line(format!(
+            "{} => &[{}],",
+            names.join(" | "),
+            extensions.join(", ")
+        ));
+    }
+    out.line("_ => &[],");
+    out.line("}");
+    out.line("}");
 }
 
 fn method(out: &mut Out, c: &Command) {

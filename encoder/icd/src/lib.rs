@@ -4,6 +4,7 @@
 //! itself is `asgard-encoder`.
 
 use std::ffi::{CStr, c_char};
+use std::mem::transmute;
 
 use asgard_encoder::{PFN_vkVoidFunction, VK_ERROR_INCOMPATIBLE_DRIVER, VkInstance, VkResult};
 
@@ -31,7 +32,7 @@ pub unsafe extern "system" fn vk_icdNegotiateLoaderICDInterfaceVersion(
     0
 }
 
-/// The entry point of that name; without an instance only global ones.
+/// The entry point of that name; without an instance only global ones, and those of this interface.
 ///
 /// # Safety
 /// `name` is a C string.
@@ -41,7 +42,16 @@ pub unsafe extern "system" fn vk_icdGetInstanceProcAddr(
     name: *const c_char,
 ) -> PFN_vkVoidFunction {
     // SAFETY: the loader's promise.
-    asgard_encoder::instance_proc_addr(instance, unsafe { CStr::from_ptr(name) })
+    let name = unsafe { CStr::from_ptr(name) };
+    let own = match name.to_bytes() {
+        b"vk_icdNegotiateLoaderICDInterfaceVersion" => {
+            vk_icdNegotiateLoaderICDInterfaceVersion as *const ()
+        }
+        b"vk_icdGetPhysicalDeviceProcAddr" => vk_icdGetPhysicalDeviceProcAddr as *const (),
+        _ => return asgard_encoder::instance_proc_addr(instance, name),
+    };
+    // SAFETY: the caller casts the pointer back to the function's own type.
+    Some(unsafe { transmute::<*const (), unsafe extern "system" fn()>(own) })
 }
 
 /// The entry point of that name, if it takes a physical device.

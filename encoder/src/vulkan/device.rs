@@ -1,6 +1,7 @@
 //! Devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ pub(crate) struct Device {
     pub(crate) pools: Mutex<HashMap<u64, Vec<u64>>>,
     /// Private data by slot and object.
     private_data: Mutex<HashMap<(u64, u64), u64>>,
+    /// The extensions that it was created with.
+    extensions: HashSet<CString>,
 }
 
 /// The property flags of each memory type.
@@ -89,7 +92,16 @@ pub(super) fn get_queue2(c: &mut p::vkGetDeviceQueue2) {
 impl DeviceCommands for Driver {
     fn vkGetDeviceProcAddr(&self, c: &mut p::vkGetDeviceProcAddr) -> PFN_vkVoidFunction {
         // SAFETY: the application passes a string.
-        device_entry(unsafe { CStr::from_ptr(c.pName) })
+        let name = unsafe { CStr::from_ptr(c.pName) };
+        let extensions = extensions_of(name);
+        if !extensions.is_empty() {
+            // SAFETY: the application passes a live device.
+            let enabled = &unsafe { device(c.device) }.extensions;
+            if !extensions.iter().any(|e| enabled.contains(*e)) {
+                return None;
+            }
+        }
+        device_entry(name)
     }
 
     fn vkCreateDevice(&self, c: &mut p::vkCreateDevice) -> VkResult {
@@ -123,6 +135,10 @@ impl DeviceCommands for Driver {
                 templates: Mutex::default(),
                 pools: Mutex::default(),
                 private_data: Mutex::default(),
+                // SAFETY: the application passes as many names as it says.
+                extensions: (0..info.enabledExtensionCount as usize)
+                    .map(|i| unsafe { CStr::from_ptr(*info.ppEnabledExtensionNames.add(i)) }.into())
+                    .collect(),
             };
             // SAFETY: the application made room for one handle.
             unsafe { *c.pDevice = VkDevice(Dispatchable::new(token.0, device).into_handle()) };

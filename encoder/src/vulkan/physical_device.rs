@@ -25,4 +25,28 @@ impl PhysicalDeviceCommands for Driver {
         // SAFETY: the application made room.
         unsafe { list(&[], c.pPropertyCount, c.pProperties) }
     }
+
+    fn vkGetPhysicalDeviceProperties2(&self, c: &mut p::vkGetPhysicalDeviceProperties2) {
+        self.call(c);
+        // LDP_DRIVER_5 of the loader-driver document: the host's driver is certified at most by itself.
+        let none = zeroed::<VkConformanceVersion>();
+        // SAFETY: the application passes a chain of structs, each with its own type.
+        unsafe {
+            let mut next = (*c.pProperties).pNext.cast::<VkBaseOutStructure>();
+            while let Some(base) = next.as_ref() {
+                match base.sType {
+                    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES => {
+                        let properties = next.cast::<VkPhysicalDeviceDriverProperties>();
+                        (*properties).conformanceVersion = none;
+                    }
+                    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES => {
+                        let properties = next.cast::<VkPhysicalDeviceVulkan12Properties>();
+                        (*properties).conformanceVersion = none;
+                    }
+                    _ => {}
+                }
+                next = base.pNext.cast();
+            }
+        }
+    }
 }
