@@ -10,12 +10,18 @@ fn missing(name: &str) -> Option<String> {
         "asgard" => via::asgard().is_some(),
         "vulkaninfo" | "vkcube" => via::find_program(name).is_some(),
         "xvfb" => via::find_program("Xvfb").is_some(),
+        "valgrind" => via::find_program("valgrind").is_some(),
+        "validation" => via::validation_layer().is_some(),
         _ => panic!("no prerequisite is called {name:?}"),
     };
     let why = match name {
         "mesa" => "no lavapipe driver is installed, and VK_DRIVER_FILES names no other",
         "gfxstream" => "no gfxstream guest driver is installed (Debian: mesa-vulkan-drivers)",
         "vulkaninfo" | "vkcube" => "vulkaninfo and vkcube are not installed (Debian: vulkan-tools)",
+        "valgrind" => "valgrind is not installed (Debian: valgrind)",
+        "validation" => {
+            "the Khronos validation layer is not installed (Debian: vulkan-validationlayers)"
+        }
         "xvfb" => "Xvfb, an X server without a screen, is not installed (Debian: xvfb)",
         _ => "the asgard program is not built, and ASGARD_BIN does not name one",
     };
@@ -23,7 +29,7 @@ fn missing(name: &str) -> Option<String> {
 }
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
-/// "vulkaninfo", "vkcube", "xvfb".
+/// "vulkaninfo", "vkcube", "xvfb", "valgrind", "validation" (the layer).
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.

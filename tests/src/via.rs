@@ -348,6 +348,13 @@ pub fn gfxstream() -> Option<PathBuf> {
     ])
 }
 
+/// The Khronos validation layer's manifest, where the distributions put it.
+#[must_use]
+pub fn validation_layer() -> Option<PathBuf> {
+    let path = Path::new("/usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json");
+    path.is_file().then(|| path.to_owned())
+}
+
 /// The library of our own guest driver, next to the `asgard` program.
 #[must_use]
 pub fn own_driver() -> Option<PathBuf> {
