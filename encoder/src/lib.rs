@@ -3,7 +3,7 @@
 //! The loader interface is the crate `asgard-icd`; all else is here.
 //! Entry points and the traits they call are generated: a default body sends the command and waits for
 //! the reply if there is one, or records it if it is for a command buffer.
-//! What a guest has to do by itself is in `vulkan/`, one file for each Vulkan object.
+//! What a guest has to do by itself is in `vulkan/`, one file for each Vulkan object; windows are in `wsi/`.
 //! It knows nothing of the host but its bytes. Start reading at `stream.rs`, then `object.rs`.
 
 #![allow(non_upper_case_globals, reason = "names of the Vulkan specification")]
@@ -16,6 +16,7 @@ mod process;
 mod stream;
 mod virtgpu;
 mod vulkan;
+mod wsi;
 
 pub use asgard_protocol::types::{
     PFN_vkVoidFunction, VK_ERROR_INCOMPATIBLE_DRIVER, VkInstance, VkResult,

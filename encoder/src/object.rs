@@ -83,6 +83,8 @@ impl Handles for Objects {
                 // SAFETY: applications pass live handles.
                 unsafe { token_of(handle) }
             }
+            // The guest's own.
+            Kind::SurfaceKHR | Kind::SwapchainKHR => 0,
             _ => handle,
         }
     }

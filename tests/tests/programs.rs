@@ -1,4 +1,4 @@
-//! Programs that we did not write, through the stock driver and through ours.
+//! Programs that we did not write, through the stock driver and through ours, and windows.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -194,7 +194,7 @@ struct XServer {
 }
 
 impl XServer {
-    fn start() -> Self {
+    fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new("Xvfb")
             .args([
@@ -208,6 +208,7 @@ impl XServer {
                 "-fbdir",
             ])
             .arg(dir.path())
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -254,11 +255,40 @@ impl Drop for XServer {
 
 #[test]
 fn vkcube_turns_in_a_window() {
-    if !require(&["mesa", "gfxstream", "asgard", "vkcube", "xvfb"]) {
+    if require(&["mesa", "gfxstream", "asgard", "vkcube", "xvfb"]) {
+        turns(Stack::Mesa, &[]);
+    }
+}
+
+#[test]
+fn vkcube_turns_in_a_window_of_our_own_driver() {
+    if require(&["mesa", "asgard", "vkcube", "xvfb"]) {
+        turns(Stack::Asgard, &[]);
+    }
+}
+
+#[test]
+fn vkcube_turns_without_memory_that_the_server_shares() {
+    if require(&["mesa", "asgard", "vkcube", "xvfb"]) {
+        turns(Stack::Asgard, &["-extension", "MIT-SHM"]);
+    }
+}
+
+#[test]
+fn swapchains_work_without_a_window_system() {
+    if !require(&["mesa", "asgard"]) {
         return;
     }
-    let x = XServer::start();
-    let mut command = via::command(Stack::Mesa, "vkcube").unwrap();
+    let program = env!("CARGO_BIN_EXE_swapchain");
+    for stack in [Stack::Native, Stack::Asgard] {
+        let command = via::command(stack, program).unwrap();
+        via::run(command, LIMIT).unwrap().success().unwrap();
+    }
+}
+
+fn turns(stack: Stack, server: &[&str]) {
+    let x = XServer::start(server);
+    let mut command = via::command(stack, "vkcube").unwrap();
     command
         .args(["--c", "300"])
         .env("DISPLAY", &x.display)
@@ -266,7 +296,7 @@ fn vkcube_turns_in_a_window() {
     via::run(command, LIMIT).unwrap().success().unwrap();
 
     // Once more, to look at it while it turns.
-    let mut command = via::command(Stack::Mesa, "vkcube").unwrap();
+    let mut command = via::command(stack, "vkcube").unwrap();
     command
         .env("DISPLAY", &x.display)
         .env_remove("WAYLAND_DISPLAY");
@@ -279,7 +309,7 @@ fn vkcube_turns_in_a_window() {
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     let _ = child.wait();
     let (width, height, pixels) = seen.expect("no cube was seen on the screen");
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vkcube.png");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("vkcube_{stack:?}.png"));
     let rgba: Vec<u8> = pixels
         .chunks_exact(4)
         .flat_map(|p| [p[2], p[1], p[0], 255])

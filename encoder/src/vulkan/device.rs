@@ -16,6 +16,8 @@ pub(crate) struct Device {
     pub(crate) memory_types: VkTypes,
     /// Memory that is mapped or may be, by token.
     pub(crate) memories: Mutex<HashMap<u64, Arc<Memory>>>,
+    /// The family of a queue that any thread may submit to.
+    first_family: u32,
     /// Queue handles by family, index and flags.
     queues: Mutex<HashMap<(u32, u32, u32), u64>>,
     /// Entries of descriptor update templates, by token.
@@ -41,6 +43,25 @@ pub(crate) unsafe fn device<'a>(handle: VkDevice) -> &'a Device {
 }
 
 impl Device {
+    /// The family of a queue.
+    pub(super) fn family_of(&self, queue: VkQueue) -> u32 {
+        let queues = self.queues.lock();
+        let known = queues.iter().find(|(_, handle)| **handle == queue.0);
+        known.map_or(self.first_family, |((family, ..), _)| *family)
+    }
+
+    /// A queue of this device, whose handle is given.
+    pub(super) fn first_queue(&self, handle: VkDevice) -> VkQueue {
+        let mut queue = VkQueue(0);
+        get_queue(&mut p::vkGetDeviceQueue {
+            device: handle,
+            queueFamilyIndex: self.first_family,
+            pQueue: &raw mut queue,
+            ..zeroed()
+        });
+        queue
+    }
+
     /// The handle of a queue, always the same for the same queue.
     fn queue(&self, key: (u32, u32, u32), get: impl FnOnce() -> u64) -> VkQueue {
         let mut queues = self.queues.lock();
@@ -115,6 +136,11 @@ impl DeviceCommands for Driver {
         let mut info = unsafe { *c.pCreateInfo };
         info.enabledLayerCount = 0;
         info.ppEnabledLayerNames = std::ptr::null();
+        let (count, names) = (info.enabledExtensionCount, info.ppEnabledExtensionNames);
+        // SAFETY: the application passes as many strings as it says.
+        let extensions = unsafe { hosts(count, names, swapchain::DEVICE) };
+        info.enabledExtensionCount = extensions.len() as u32;
+        info.ppEnabledExtensionNames = extensions.as_ptr();
         let mut token = VkDevice(0);
         let ret = self.call(&mut p::vkCreateDevice {
             physicalDevice: c.physicalDevice,
@@ -128,7 +154,16 @@ impl DeviceCommands for Driver {
                 .memoryTypes
                 .iter()
                 .take(memory.memoryTypeCount as usize);
+            // SAFETY: the application passes as many structs as it says.
+            let queues = unsafe {
+                std::slice::from_raw_parts(
+                    info.pQueueCreateInfos,
+                    info.queueCreateInfoCount as usize,
+                )
+            };
+            let first = queues.iter().find(|q| q.flags == 0);
             let device = Device {
+                first_family: first.map_or(0, |q| q.queueFamilyIndex),
                 memory_types: types.map(|t| t.propertyFlags).collect(),
                 memories: Mutex::default(),
                 queues: Mutex::default(),
@@ -136,8 +171,8 @@ impl DeviceCommands for Driver {
                 pools: Mutex::default(),
                 private_data: Mutex::default(),
                 // SAFETY: the application passes as many names as it says.
-                extensions: (0..info.enabledExtensionCount as usize)
-                    .map(|i| unsafe { CStr::from_ptr(*info.ppEnabledExtensionNames.add(i)) }.into())
+                extensions: (0..count as usize)
+                    .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.into())
                     .collect(),
             };
             // SAFETY: the application made room for one handle.
@@ -207,6 +242,22 @@ impl DeviceCommands for Driver {
 
     fn vkSetDebugUtilsObjectTagEXT(&self, _: &mut p::vkSetDebugUtilsObjectTagEXT) -> VkResult {
         VK_SUCCESS
+    }
+
+    fn vkBindImageMemory2(&self, c: &mut p::vkBindImageMemory2) -> VkResult {
+        swapchain::bind(c)
+    }
+
+    fn vkAcquireNextImage2KHR(&self, c: &mut p::vkAcquireNextImage2KHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        swapchain::acquire(c.device, unsafe { &*c.pAcquireInfo }, c.pImageIndex)
+    }
+
+    fn vkGetDeviceGroupPresentCapabilitiesKHR(
+        &self,
+        c: &mut p::vkGetDeviceGroupPresentCapabilitiesKHR,
+    ) -> VkResult {
+        surface::group_capabilities(c)
     }
 
     fn vkMapMemory2(&self, c: &mut p::vkMapMemory2) -> VkResult {

@@ -80,6 +80,11 @@ impl InstanceCommands for Driver {
         let mut info = unsafe { *c.pCreateInfo };
         info.enabledLayerCount = 0;
         info.ppEnabledLayerNames = std::ptr::null();
+        let (count, names) = (info.enabledExtensionCount, info.ppEnabledExtensionNames);
+        // SAFETY: the application passes as many strings as it says.
+        let extensions = unsafe { hosts(count, names, surface::INSTANCE) };
+        info.enabledExtensionCount = extensions.len() as u32;
+        info.ppEnabledExtensionNames = extensions.as_ptr();
         let mut token = VkInstance(0);
         let ret = self.call(&mut p::vkCreateInstance {
             pCreateInfo: &raw const info,
@@ -134,6 +139,7 @@ impl InstanceCommands for Driver {
         let shown: Vec<VkExtensionProperties> = host
             .into_iter()
             .filter(|e| CARRIED.contains(&name_of(e).as_str()))
+            .chain(properties(surface::INSTANCE))
             .collect();
         // SAFETY: the application made room.
         unsafe { list(&shown, c.pPropertyCount, c.pProperties) }

@@ -14,9 +14,12 @@ mod command_pool;
 mod descriptor_update_template;
 mod device;
 mod device_memory;
+mod image;
 mod instance;
 mod physical_device;
 mod queue;
+mod surface;
+mod swapchain;
 
 #[allow(
     non_snake_case,
@@ -42,12 +45,12 @@ plain! {
     DataGraphPipelineSessionCommands
     DeferredOperationCommands DescriptorPoolCommands DescriptorSetLayoutCommands
     DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands FenceCommands
-    FramebufferCommands ImageCommands ImageViewCommands IndirectCommandsLayoutCommands
+    FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands
     PerformanceConfigurationCommands PipelineCommands PipelineBinaryCommands
     PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands QueryPoolCommands
     RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands SemaphoreCommands
-    ShaderCommands ShaderModuleCommands SurfaceCommands SwapchainCommands TensorCommands
+    ShaderCommands ShaderModuleCommands TensorCommands
     TensorViewCommands ValidationCacheCommands VideoSessionCommands VideoSessionParametersCommands
 }
 
@@ -60,7 +63,9 @@ pub(crate) fn proc_addr(instance: VkInstance, name: &CStr) -> PFN_vkVoidFunction
     if global.is_some() || instance.0 == 0 {
         return global;
     }
-    instance_entry(name).or_else(|| device_entry(name))
+    instance_entry(name)
+        .or_else(|| surface::entry(name))
+        .or_else(|| device_entry(name))
 }
 
 /// `vk_icdGetPhysicalDeviceProcAddr`.
@@ -69,10 +74,42 @@ pub(crate) fn physical_device_proc_addr(name: &CStr) -> PFN_vkVoidFunction {
         || name.to_bytes().starts_with(b"vkEnumerateDevice")
         || name == c"vkCreateDevice";
     if takes_one {
-        instance_entry(name)
+        instance_entry(name).or_else(|| surface::entry(name))
     } else {
         None
     }
+}
+
+/// The names of extensions without those that are this driver's own, which the host does not know.
+///
+/// # Safety
+/// There are as many strings as the count says.
+unsafe fn hosts(
+    count: u32,
+    names: *const *const c_char,
+    own: &[(&CStr, u32)],
+) -> Vec<*const c_char> {
+    (0..count as usize)
+        // SAFETY: the caller's promise.
+        .map(|i| unsafe { *names.add(i) })
+        .filter(|name| {
+            // SAFETY: the caller's promise.
+            let name = unsafe { CStr::from_ptr(*name) };
+            !own.iter().any(|(known, _)| *known == name)
+        })
+        .collect()
+}
+
+/// Extensions of this driver's own, as applications see them.
+fn properties(own: &[(&CStr, u32)]) -> impl Iterator<Item = VkExtensionProperties> {
+    own.iter().map(|(name, version)| {
+        let mut extension = zeroed::<VkExtensionProperties>();
+        for (to, from) in extension.extensionName.iter_mut().zip(name.to_bytes()) {
+            *to = from.cast_signed();
+        }
+        extension.specVersion = *version;
+        extension
+    })
 }
 
 /// The two-call idiom: as many of `all` as there is room for.

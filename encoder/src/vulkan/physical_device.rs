@@ -15,7 +15,43 @@ impl PhysicalDeviceCommands for Driver {
             // SAFETY: the application made room.
             return unsafe { list(&[], c.pPropertyCount, c.pProperties) };
         }
-        self.call(c)
+        let host = instance::all_of(
+            |count, to| {
+                self.call(&mut p::vkEnumerateDeviceExtensionProperties {
+                    pPropertyCount: count,
+                    pProperties: to,
+                    ..*c
+                })
+            },
+            |_| {},
+        );
+        let shown: Vec<VkExtensionProperties> = host
+            .into_iter()
+            .chain(properties(swapchain::DEVICE))
+            .collect();
+        // SAFETY: the application made room.
+        unsafe { list(&shown, c.pPropertyCount, c.pProperties) }
+    }
+
+    fn vkGetPhysicalDeviceSurfaceSupportKHR(
+        &self,
+        c: &mut p::vkGetPhysicalDeviceSurfaceSupportKHR,
+    ) -> VkResult {
+        surface::support(c)
+    }
+
+    fn vkGetPhysicalDeviceSurfaceCapabilities2KHR(
+        &self,
+        c: &mut p::vkGetPhysicalDeviceSurfaceCapabilities2KHR,
+    ) -> VkResult {
+        surface::capabilities2(c)
+    }
+
+    fn vkGetPhysicalDeviceSurfaceFormats2KHR(
+        &self,
+        c: &mut p::vkGetPhysicalDeviceSurfaceFormats2KHR,
+    ) -> VkResult {
+        surface::formats2(c)
     }
 
     fn vkEnumerateDeviceLayerProperties(

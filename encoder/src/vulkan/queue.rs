@@ -12,6 +12,11 @@ impl QueueCommands for Driver {
         device::get_queue2(c);
     }
 
+    fn vkQueuePresentKHR(&self, c: &mut p::vkQueuePresentKHR) -> VkResult {
+        // SAFETY: the application passes a live queue and a struct.
+        unsafe { swapchain::present(c.queue, &*c.pPresentInfo) }
+    }
+
     fn vkQueueSubmit(&self, c: &mut p::vkQueueSubmit) -> VkResult {
         // SAFETY: the application passes as many structs and handles as it says.
         unsafe {
