@@ -1,12 +1,14 @@
 //! Our own guest driver in situations that are seldom: renderers that are not there or go away, objects that nobody destroys, forks, threads that end.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use asgard_tests::require::require;
-use asgard_tests::via::{self, Server, Usage};
+use asgard_tests::via::{self, Server, Stack, Usage};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -90,37 +92,76 @@ fn settles(server: &Server, what: &str, enough: impl Fn(Usage) -> bool) {
     }
 }
 
-#[test]
-fn no_server_is_an_incompatible_driver_and_a_message() {
-    if !require(&["mesa", "asgard"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a folder");
-    let manifest = dir.path().join("asgard_icd.json");
+/// A program that finds our driver, and that socket or none.
+fn without_server(dir: &Path, socket: Option<&Path>) -> Command {
+    let manifest = dir.join("asgard_icd.json");
     let library = via::own_driver().expect("libvulkan_asgard.so");
     let text = format!(
         r#"{{"file_format_version": "1.0.1", "ICD": {{"library_path": {library:?}, "api_version": "1.4.342"}}}}"#
     );
     std::fs::write(&manifest, text).expect("a manifest");
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg("instance")
+        .env("VK_DRIVER_FILES", &manifest)
+        .env("VK_ICD_FILENAMES", &manifest)
+        .env_remove("ASGARD_KUMQUAT_SOCKET");
+    if let Some(socket) = socket {
+        command.env("ASGARD_KUMQUAT_SOCKET", socket);
+    }
+    command
+}
+
+#[test]
+fn no_server_is_an_incompatible_driver_and_a_message() {
+    if !require(&["asgard"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
     for socket in [None, Some(dir.path().join("nobody"))] {
-        let mut command = Command::new(PROGRAM);
-        command
-            .arg("instance")
-            .env("VK_DRIVER_FILES", &manifest)
-            .env("VK_ICD_FILENAMES", &manifest)
-            .env_remove("ASGARD_KUMQUAT_SOCKET");
-        if let Some(socket) = socket {
-            command.env("ASGARD_KUMQUAT_SOCKET", socket);
-        }
+        let command = without_server(dir.path(), socket.as_deref());
         let done = via::run(command, SOON).and_then(via::Finished::success);
         let done = done.expect("the program ends by itself");
         assert_eq!(done.stdout, "ERROR_INCOMPATIBLE_DRIVER\nok\n");
-        assert!(
-            done.stderr.contains("asgard: there is no renderer"),
-            "{}",
-            done.stderr
-        );
-        assert!(done.stderr.contains("`asgard run"), "{}", done.stderr);
+        for part in ["asgard: there is no renderer", "`asgard run"] {
+            assert!(done.stderr.contains(part), "{}", done.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    if !require(&["asgard"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("silent");
+    let _listening = silence(&path);
+    let command = without_server(dir.path(), Some(&path));
+    let done = via::run(command, Duration::from_secs(30)).and_then(via::Finished::success);
+    let done = done.expect("the program ends by itself");
+    assert_eq!(done.stdout, "ERROR_INCOMPATIBLE_DRIVER\nok\n");
+    assert!(done.stderr.contains("does not answer"), "{}", done.stderr);
+}
+
+/// A socket that takes connections and never says a word.
+fn silence(path: &Path) -> OwnedFd {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    // SAFETY: the address is zeroed but for its family and path, which leaves room for the last zero.
+    unsafe {
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0);
+        assert!(fd >= 0, "no socket");
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut address: libc::sockaddr_un = std::mem::zeroed();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        assert!(bytes.len() < address.sun_path.len());
+        for (to, byte) in address.sun_path.iter_mut().zip(bytes) {
+            *to = byte.cast_signed();
+        }
+        let size = size_of_val(&address) as libc::socklen_t;
+        let bound = libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size);
+        assert!(bound == 0 && libc::listen(fd.as_raw_fd(), 4) == 0);
+        fd
     }
 }
 
@@ -204,4 +245,26 @@ fn a_device_works_after_the_destructors_of_its_thread() {
 fn the_driver_can_be_unloaded_and_loaded_again() {
     let Some(server) = server(&[]) else { return };
     survives(&server, "unload");
+}
+
+#[test]
+fn nothing_leaks_and_no_freed_memory_is_used() {
+    if !require(&["mesa", "asgard", "valgrind"]) {
+        return;
+    }
+    let mut command = via::command(Stack::Asgard, "valgrind").expect("a command");
+    // What the host writes into shared memory would pass for uninitialised.
+    command.args([
+        "--undef-value-errors=no",
+        "--leak-check=full",
+        "--show-leak-kinds=definite,indirect",
+        "--errors-for-leak-kinds=definite,indirect",
+        "--error-exitcode=9",
+        "--num-callers=30",
+        PROGRAM,
+        "children",
+    ]);
+    if let Err(error) = via::run(command, LIMIT).and_then(via::Finished::success) {
+        panic!("{error:#}");
+    }
 }

@@ -16,7 +16,7 @@ use asgard_asg::layout::{MAGIC, MAGIC_WORD, blob_size};
 use asgard_asg::ring::Memory as _;
 use asgard_asg::submit::Command;
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, getpid};
 
 use super::{Blob, Error, Release, RingPing, VirtGpu};
@@ -25,6 +25,12 @@ use super::{Blob, Error, Release, RingPing, VirtGpu};
 const HOST3D: u32 = 2;
 /// RESOURCE_CREATE_BLOB: it can be mapped.
 const MAPPABLE: u32 = 1;
+
+/// What a server may take for its first answers; whatever else listens there might never give one.
+const ANSWER: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 struct Kumquat {
     socket: Socket,
@@ -108,6 +114,12 @@ impl Kumquat {
             .map_err(|e| self.lost(&e.to_string()))
     }
 
+    /// Something comes before [`ANSWER`] has passed.
+    fn answers(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&ANSWER)) != Ok(0)
+    }
+
     fn call<T>(
         &self,
         requests: &[Request<'_>],
@@ -115,6 +127,9 @@ impl Kumquat {
     ) -> Result<T, Error> {
         let mut packet = self.turn.lock();
         self.send(requests)?;
+        if self.context == 0 && !self.answers() {
+            return Err(Error::Unsuited("it does not answer"));
+        }
         match self.socket.recv(&mut packet) {
             Ok(true) => {}
             Ok(false) => return Err(self.lost("the server has closed the connection")),
