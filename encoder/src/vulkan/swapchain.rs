@@ -61,6 +61,8 @@ struct State {
     busy: bool,
     /// What acquiring and presenting answer from now on, unless it is success.
     status: VkResult,
+    /// Another swapchain has taken its place: nothing is acquired from it any more.
+    retired: bool,
     end: bool,
     /// By queue family.
     copies: HashMap<u32, Copies>,
@@ -502,6 +504,9 @@ impl Shared {
             if state.status < 0 {
                 return Err(state.status);
             }
+            if state.retired {
+                return Err(VK_ERROR_OUT_OF_DATE_KHR);
+            }
             if let Some(index) = state.idle.pop_front() {
                 return Ok(index);
             }
@@ -517,13 +522,11 @@ impl Shared {
         }
     }
 
-    /// Nothing is acquired from it any more, and what it was given is shown before what comes next.
+    /// Ends acquiring; what was presented is shown before what another swapchain will show.
     fn retire(&self) {
         let end = Instant::now() + Duration::from_secs(1);
         let mut state = self.state.lock();
-        if state.status >= 0 {
-            state.status = VK_ERROR_OUT_OF_DATE_KHR;
-        }
+        state.retired = true;
         self.changed.notify_all();
         while state.busy || !state.presented.is_empty() {
             if self.changed.wait_until(&mut state, end).timed_out() {
