@@ -69,6 +69,11 @@ fn ldp_driver_6_no_vulkan_commands_are_exported() {
 }
 
 #[test]
+fn ldp_driver_8_surfaces_have_all_their_commands() {
+    check("surfaces");
+}
+
+#[test]
 fn ldp_driver_10_the_applications_version_is_the_loaders_to_check() {
     check("any_version");
 }

@@ -103,6 +103,7 @@ fn run(driver: &Driver, check: &str) -> Result<()> {
         "device" => device(driver),
         "magic" => magic(driver),
         "layers" => layers(driver),
+        "surfaces" => surfaces(driver),
         "exports" => exports(driver),
         _ => bail!("no such check"),
     }
@@ -361,6 +362,33 @@ fn layers(driver: &Driver) -> Result<()> {
     let instance = driver.instance(vk::API_VERSION_1_3)?;
     let physical = first(&instance)?;
     ensure!(unsafe { instance.enumerate_device_layer_properties(physical)? }.is_empty());
+    unsafe { instance.destroy_instance(None) };
+    Ok(())
+}
+
+/// Who makes surfaces by itself has every command that takes one.
+fn surfaces(driver: &Driver) -> Result<()> {
+    negotiated(driver)?;
+    let instance = driver.instance(vk::API_VERSION_1_3)?;
+    let finds = |name: &CStr| driver.find(instance.handle(), name).is_some();
+    let makes = [
+        c"vkCreateXcbSurfaceKHR",
+        c"vkCreateXlibSurfaceKHR",
+        c"vkCreateWaylandSurfaceKHR",
+        c"vkCreateHeadlessSurfaceEXT",
+    ];
+    if makes.into_iter().any(finds) {
+        for name in [
+            c"vkDestroySurfaceKHR",
+            c"vkGetPhysicalDeviceSurfaceSupportKHR",
+            c"vkGetPhysicalDeviceSurfaceCapabilitiesKHR",
+            c"vkGetPhysicalDeviceSurfaceFormatsKHR",
+            c"vkGetPhysicalDeviceSurfacePresentModesKHR",
+            c"vkCreateSwapchainKHR",
+        ] {
+            ensure!(finds(name), "{name:?}");
+        }
+    }
     unsafe { instance.destroy_instance(None) };
     Ok(())
 }
