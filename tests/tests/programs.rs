@@ -305,10 +305,14 @@ fn turns(stack: Stack, server: &[&str]) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let seen = wait_for_picture(&x);
+    let seen = wait_for_picture(&x, 50_000);
+    // More ground than the window has at first.
+    resize(&x, 780, 580);
+    let larger = wait_for_picture(&x, 260_000);
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     let _ = child.wait();
     let (width, height, pixels) = seen.expect("no cube was seen on the screen");
+    assert!(larger.is_some(), "the picture does not follow its window");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("vkcube_{stack:?}.png"));
     let rgba: Vec<u8> = pixels
         .chunks_exact(4)
@@ -318,8 +322,32 @@ fn turns(stack: Stack, server: &[&str]) {
     println!("see {}", path.display());
 }
 
+/// Gives all windows another size.
+fn resize(x: &XServer, width: u32, height: u32) {
+    use x11rb::connection::Connection as _;
+    use x11rb::protocol::xproto::{ConfigureWindowAux, ConnectionExt as _};
+    let (connection, screen) =
+        x11rb::rust_connection::RustConnection::connect(Some(&x.display)).unwrap();
+    let root = connection.setup().roots[screen].root;
+    let size = ConfigureWindowAux::new()
+        .x(0)
+        .y(0)
+        .width(width)
+        .height(height);
+    for window in connection
+        .query_tree(root)
+        .unwrap()
+        .reply()
+        .unwrap()
+        .children
+    {
+        let request = connection.configure_window(window, &size).unwrap();
+        request.check().unwrap();
+    }
+}
+
 /// Waits until the screen shows a window with a cube: a grey ground and a picture of many colours on it.
-fn wait_for_picture(x: &XServer) -> Option<(usize, usize, Vec<u8>)> {
+fn wait_for_picture(x: &XServer, least: usize) -> Option<(usize, usize, Vec<u8>)> {
     let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         let (width, height, pixels) = x.screen();
@@ -329,7 +357,7 @@ fn wait_for_picture(x: &XServer) -> Option<(usize, usize, Vec<u8>)> {
         }
         // vkcube clears to 0.2 of white.
         let ground = colors.get(&[51, 51, 51]).copied().unwrap_or(0);
-        if ground > 50_000 && colors.len() > 100 {
+        if ground > least && colors.len() > 100 {
             return Some((width, height, pixels));
         }
         std::thread::sleep(Duration::from_millis(50));
