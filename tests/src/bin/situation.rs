@@ -114,14 +114,15 @@ fn record() -> Result<()> {
     let gpu = Gpu::new(false)?;
     let buffer = gpu.buffer(1 << 16, vk::BufferUsageFlags::TRANSFER_DST)?;
     let pool = gpu.command_pool()?;
-    let cmd = gpu.command_buffers(*pool, vk::CommandBufferLevel::PRIMARY, 1)?;
-    for round in 0u64.. {
-        gpu.record(cmd[0], |device, cmd| {
+    // As many as are submitted between two waits: one that is pending must not be recorded again.
+    let cmds = gpu.command_buffers(*pool, vk::CommandBufferLevel::PRIMARY, 16)?;
+    for (round, cmd) in cmds.iter().cycle().enumerate() {
+        gpu.record(*cmd, |device, cmd| {
             for i in 0..1000 {
                 unsafe { device.cmd_fill_buffer(cmd, *buffer.handle, i % 64 * 4, 4, i as u32) };
             }
         })?;
-        let info = vk::SubmitInfo::default().command_buffers(&cmd);
+        let info = vk::SubmitInfo::default().command_buffers(std::slice::from_ref(cmd));
         let queue = *gpu.queues[0].lock().expect("a submit panicked");
         let submitted = unsafe { gpu.device.queue_submit(queue, &[info], vk::Fence::null()) };
         let idle = match submitted {
