@@ -116,34 +116,30 @@ impl QueueCommands for Engine {
         &mut self,
         c: &mut p::vkQueueSubmitAsyncGOOGLE,
     ) -> Result<(), Error> {
-        // SAFETY: decoded structs.
-        let signals = unsafe { signals(c.pSubmits, c.submitCount) };
-        let call = |fns: &DeviceFns| {
-            let f = function!(fns, vkQueueSubmit);
-            // SAFETY: decoded arguments, and the queue is locked.
-            Ok(unsafe { f(c.queue, c.submitCount, c.pSubmits, c.fence) })
+        let mut submit = p::vkQueueSubmit {
+            queue: c.queue,
+            queue_token: c.queue_token,
+            submitCount: c.submitCount,
+            pSubmits: c.pSubmits,
+            fence: c.fence,
+            fence_token: c.fence_token,
         };
-        submitted(
-            "vkQueueSubmit",
-            self.submit(c.queue_token, c.fence_token, call, signals)?,
-        )
+        submitted("vkQueueSubmit", self.vkQueueSubmit(&mut submit)?)
     }
 
     fn vkQueueSubmitAsync2GOOGLE(
         &mut self,
         c: &mut p::vkQueueSubmitAsync2GOOGLE,
     ) -> Result<(), Error> {
-        // SAFETY: decoded structs.
-        let signals = unsafe { signals2(c.pSubmits, c.submitCount) };
-        let call = |fns: &DeviceFns| {
-            let f = function!(fns, vkQueueSubmit2);
-            // SAFETY: decoded arguments, and the queue is locked.
-            Ok(unsafe { f(c.queue, c.submitCount, c.pSubmits, c.fence) })
+        let mut submit = p::vkQueueSubmit2 {
+            queue: c.queue,
+            queue_token: c.queue_token,
+            submitCount: c.submitCount,
+            pSubmits: c.pSubmits,
+            fence: c.fence,
+            fence_token: c.fence_token,
         };
-        submitted(
-            "vkQueueSubmit2",
-            self.submit(c.queue_token, c.fence_token, call, signals)?,
-        )
+        submitted("vkQueueSubmit2", self.vkQueueSubmit2(&mut submit)?)
     }
 
     fn vkQueueBindSparse(&mut self, c: &mut p::vkQueueBindSparse) -> Result<VkResult, Error> {
@@ -159,13 +155,15 @@ impl QueueCommands for Engine {
         &mut self,
         c: &mut p::vkQueueBindSparseAsyncGOOGLE,
     ) -> Result<(), Error> {
-        let call = |fns: &DeviceFns| {
-            let f = function!(fns, vkQueueBindSparse);
-            // SAFETY: decoded arguments, and the queue is locked.
-            Ok(unsafe { f(c.queue, c.bindInfoCount, c.pBindInfo, c.fence) })
+        let mut bind = p::vkQueueBindSparse {
+            queue: c.queue,
+            queue_token: c.queue_token,
+            bindInfoCount: c.bindInfoCount,
+            pBindInfo: c.pBindInfo,
+            fence: c.fence,
+            fence_token: c.fence_token,
         };
-        let result = self.submit(c.queue_token, c.fence_token, call, std::iter::empty())?;
-        submitted("vkQueueBindSparse", result)
+        submitted("vkQueueBindSparse", self.vkQueueBindSparse(&mut bind)?)
     }
 
     fn vkQueueWaitIdle(&mut self, c: &mut p::vkQueueWaitIdle) -> Result<VkResult, Error> {
