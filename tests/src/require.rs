@@ -10,6 +10,7 @@ fn missing(name: &str) -> Option<String> {
         "asgard" => via::asgard().is_some(),
         "vulkaninfo" | "vkcube" => via::find_program(name).is_some(),
         "xvfb" => via::find_program("Xvfb").is_some(),
+        "preload" => via::sibling("libasgard_preload.so").is_some(),
         "valgrind" => via::find_program("valgrind").is_some(),
         "validation" => via::validation_layer().is_some(),
         _ => panic!("no prerequisite is called {name:?}"),
@@ -18,6 +19,7 @@ fn missing(name: &str) -> Option<String> {
         "mesa" => "no lavapipe driver is installed, and VK_DRIVER_FILES names no other",
         "gfxstream" => "no gfxstream guest driver is installed (Debian: mesa-vulkan-drivers)",
         "vulkaninfo" | "vkcube" => "vulkaninfo and vkcube are not installed (Debian: vulkan-tools)",
+        "preload" => "libasgard_preload.so is not built (cargo build --workspace)",
         "valgrind" => "valgrind is not installed (Debian: valgrind)",
         "validation" => {
             "the Khronos validation layer is not installed (Debian: vulkan-validationlayers)"
@@ -29,7 +31,7 @@ fn missing(name: &str) -> Option<String> {
 }
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
-/// "vulkaninfo", "vkcube", "xvfb", "valgrind", "validation" (the layer).
+/// "preload" (the library beside it), "vulkaninfo", "vkcube", "xvfb", "valgrind", "validation" (the layer).
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.

@@ -801,8 +801,7 @@ fn a_server_without_a_driver_says_so() {
     let dir = tempfile::tempdir().expect("a folder");
     let asgard = via::asgard().expect("asgard");
     for command in ["serve", "run"] {
-        if command == "run" && via::sibling("libasgard_preload.so").is_none() {
-            println!("skipped: the preload library is not built");
+        if command == "run" && !require(&["preload"]) {
             continue;
         }
         let mut command = {
