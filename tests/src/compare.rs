@@ -13,6 +13,8 @@ use crate::via::{self, Finished, Stack};
 pub const HIDDEN: &[(&str, bool, &str)] = &[
     ("push descriptors", true, NO_PUSH),
     ("push descriptor template", true, NO_PUSH),
+    ("draws of an array", true, NO_MULTI_DRAW),
+    ("indexed draws of an array", true, NO_MULTI_DRAW),
     (
         "inline uniform block",
         false,
@@ -23,6 +25,7 @@ pub const HIDDEN: &[(&str, bool, &str)] = &[
 ];
 
 const NO_PUSH: &str = "the stock guest driver does not list VK_KHR_push_descriptor";
+const NO_MULTI_DRAW: &str = "the stock guest driver does not list VK_EXT_multi_draw";
 const NO_SPARSE: &str =
     "memory that guests may map is imported, and lavapipe binds no imported memory sparsely";
 

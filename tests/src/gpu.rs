@@ -52,6 +52,7 @@ const WANTED: &[&CStr] = &[
     ash::khr::push_descriptor::NAME,
     ash::khr::external_fence_fd::NAME,
     ash::khr::external_semaphore_fd::NAME,
+    ash::ext::multi_draw::NAME,
 ];
 
 /// Complaints that are the layer's own mistakes.
@@ -192,6 +193,10 @@ impl Gpu {
             features2 = features2.push_next(&mut on11).push_next(&mut on12);
             if has_13 {
                 features2 = features2.push_next(&mut on13);
+            }
+            let mut multi_draw = vk::PhysicalDeviceMultiDrawFeaturesEXT::default().multi_draw(true);
+            if extensions.contains(&*ash::ext::multi_draw::NAME.to_string_lossy()) {
+                features2 = features2.push_next(&mut multi_draw);
             }
             let info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queue_infos)

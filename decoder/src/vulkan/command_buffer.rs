@@ -66,4 +66,23 @@ impl CommandBufferCommands for Engine {
             f(c.commandBuffer, c.flags)
         })
     }
+
+    fn vkCmdDrawMultiEXT(
+        &mut self,
+        fns: &DeviceFns,
+        c: &mut p::vkCmdDrawMultiEXT,
+    ) -> Result<(), Error> {
+        // Whatever the guest's stride was, the draws were decoded side by side.
+        c.stride = size_of::<VkMultiDrawInfoEXT>() as u32;
+        plain::vkCmdDrawMultiEXT(self, fns, c)
+    }
+
+    fn vkCmdDrawMultiIndexedEXT(
+        &mut self,
+        fns: &DeviceFns,
+        c: &mut p::vkCmdDrawMultiIndexedEXT,
+    ) -> Result<(), Error> {
+        c.stride = size_of::<VkMultiDrawIndexedInfoEXT>() as u32;
+        plain::vkCmdDrawMultiIndexedEXT(self, fns, c)
+    }
 }

@@ -87,6 +87,17 @@ pub(super) unsafe fn flush(queue: VkQueue, handle: VkCommandBuffer) {
     recording.clear();
 }
 
+/// Elements of an application's array that lie `stride` bytes apart: on the wire nothing is between them.
+///
+/// # Safety
+/// There are as many as `count` says.
+unsafe fn side_by_side<T: Copy>(first: *const T, count: u32, stride: u32) -> Vec<T> {
+    (0..count as usize)
+        // SAFETY: the caller's promise. Applications may put them anywhere.
+        .map(|i| unsafe { first.byte_add(i * stride as usize).read_unaligned() })
+        .collect()
+}
+
 impl CommandBufferCommands for Driver {
     fn vkAllocateCommandBuffers(&self, c: &mut p::vkAllocateCommandBuffers) -> VkResult {
         let ret = self.call(c);
@@ -158,6 +169,22 @@ impl CommandBufferCommands for Driver {
                 secondaries.push((*c.pCommandBuffers.add(i)).0);
             }
         }
+        self.record(c);
+    }
+
+    fn vkCmdDrawMultiEXT(&self, c: &mut p::vkCmdDrawMultiEXT) {
+        // SAFETY: the application passes as many draws as it says, so far apart.
+        let draws = unsafe { side_by_side(c.pVertexInfo, c.drawCount, c.stride) };
+        c.pVertexInfo = draws.as_ptr();
+        c.stride = size_of::<VkMultiDrawInfoEXT>() as u32;
+        self.record(c);
+    }
+
+    fn vkCmdDrawMultiIndexedEXT(&self, c: &mut p::vkCmdDrawMultiIndexedEXT) {
+        // SAFETY: as above.
+        let draws = unsafe { side_by_side(c.pIndexInfo, c.drawCount, c.stride) };
+        c.pIndexInfo = draws.as_ptr();
+        c.stride = size_of::<VkMultiDrawIndexedInfoEXT>() as u32;
         self.record(c);
     }
 

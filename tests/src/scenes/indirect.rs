@@ -1,4 +1,4 @@
-//! Draws whose numbers come from buffers, some of them written by the device itself.
+//! Draws whose numbers come from buffers, some of them written by the device itself, or from arrays.
 
 use anyhow::{Result, ensure};
 use ash::vk;
@@ -42,7 +42,8 @@ pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<
     single(&scene, report)?;
     multi(&scene, report)?;
     count(&scene, report)?;
-    written(&scene, report)
+    written(&scene, report)?;
+    arrays(&scene, report)
 }
 
 struct Scene<'g> {
@@ -165,5 +166,54 @@ fn written(scene: &Scene<'_>, report: &mut Report) -> Result<()> {
         });
     })?;
     report.part("written by the device", scene.canvas.pixels.bytes());
+    Ok(())
+}
+
+/// Many draws in one call, whose numbers the program keeps between others of its own.
+fn arrays(scene: &Scene<'_>, report: &mut Report) -> Result<()> {
+    let gpu = scene.gpu;
+    let name = ash::ext::multi_draw::NAME.to_string_lossy();
+    let shown = gpu.extensions.contains(&*name);
+    let why = "VK_EXT_multi_draw is not shown";
+    let indexed = report.needs("indexed draws of an array", shown, why);
+    if !report.needs("draws of an array", shown, why) || !indexed {
+        return Ok(());
+    }
+    let functions = ash::ext::multi_draw::Device::new(&gpu.instance, &gpu.device);
+    // First vertex, vertices, and two words of something else, which would be many vertices.
+    let draws: Vec<[u32; 4]> = (0..6).map(|i| [4 * i, 4, 1 << 20, 1 << 20]).collect();
+    let many = scene.draw(|_, cmd| unsafe {
+        let call = functions.fp().cmd_draw_multi_ext;
+        call(cmd, 6, draws.as_ptr().cast(), 3, 9, 16);
+        call(cmd, 0, draws.as_ptr().cast(), 3, 9, 0);
+    })?;
+    let direct = scene.draw(|device, cmd| {
+        for draw in &draws {
+            unsafe { device.cmd_draw(cmd, draw[1], 3, draw[0], 9) }
+        }
+    })?;
+    ensure!(many == direct, "draws of an array differ from as many direct ones");
+    report.part("draws of an array", many);
+
+    let indices: Vec<u16> = (0..24).collect();
+    let indices = gpu.buffer_with(&indices, vk::BufferUsageFlags::INDEX_BUFFER)?;
+    // First index, indices, what is added to each, and one word of something else.
+    let draws: Vec<[u32; 4]> = (0..5).map(|i| [4 * i, 4, 4, 1 << 20]).collect();
+    let many = scene.draw(|device, cmd| unsafe {
+        device.cmd_bind_index_buffer(cmd, *indices.handle, 0, vk::IndexType::UINT16);
+        let call = functions.fp().cmd_draw_multi_indexed_ext;
+        call(cmd, 5, draws.as_ptr().cast(), 2, 20, 16, std::ptr::null());
+        let (first, offset) = (draws[..1].as_ptr().cast(), 8);
+        call(cmd, 1, first, 2, 30, 0, &raw const offset);
+    })?;
+    let direct = scene.draw(|device, cmd| unsafe {
+        device.cmd_bind_index_buffer(cmd, *indices.handle, 0, vk::IndexType::UINT16);
+        for draw in &draws {
+            device.cmd_draw_indexed(cmd, draw[1], 2, draw[0], 4, 20);
+        }
+        device.cmd_draw_indexed(cmd, 4, 2, 0, 8, 30);
+    })?;
+    ensure!(many == direct, "indexed draws of an array differ from as many direct ones");
+    report.part("indexed draws of an array", many);
     Ok(())
 }
