@@ -9,13 +9,12 @@
 //! who knows where it came from.
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
 
 use crate::ring::{Memory, Patience};
@@ -78,17 +77,22 @@ impl Mapping {
                 size,
             });
         };
+        // libc's function, which a library that stands in for a device can put its own in front of.
         // SAFETY: the kernel picks the address, so no memory of this process is replaced.
         let base = unsafe {
-            rustix::mm::mmap(
+            libc::mmap64(
                 std::ptr::null_mut(),
                 len.get(),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                offset,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_fd().as_raw_fd(),
+                offset.cast_signed(),
             )
-        }?;
+        };
+        if base == libc::MAP_FAILED {
+            let error = rustix::io::Errno::from_io_error(&std::io::Error::last_os_error());
+            return Err(Error::Io(error.unwrap_or(rustix::io::Errno::NOMEM)));
+        }
         let base = NonNull::new(base.cast()).ok_or(Error::Io(rustix::io::Errno::NOMEM))?;
         Ok(Self { base, len })
     }

@@ -1,13 +1,9 @@
 //! What all threads of this process share: the connection, and the order of packets.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::virtgpu::{self, Error, VirtGpu};
-
-/// Names the socket of a renderer on this machine.
-const SOCKET: &str = "ASGARD_KUMQUAT_SOCKET";
 
 pub(crate) struct Process {
     pub(crate) device: Arc<dyn VirtGpu>,
@@ -76,9 +72,6 @@ impl Process {
     }
 
     fn connect() -> Result<Self, Error> {
-        let socket = std::env::var_os(SOCKET)
-            .map(PathBuf::from)
-            .ok_or_else(|| Error::Absent(format!("{SOCKET} names no socket")))?;
         let program = std::env::current_exe().ok();
         let name = program
             .as_deref()
@@ -86,7 +79,7 @@ impl Process {
             .map(|n| n.as_encoded_bytes().to_vec())
             .unwrap_or_default();
         Ok(Self {
-            device: virtgpu::connect(&socket, &name)?,
+            device: virtgpu::connect(&name)?,
             sequence: AtomicU32::new(0),
             blobs: AtomicU64::new(0),
         })

@@ -9,7 +9,7 @@ use asgard_protocol::{Arena, Command, DecodeError, Reader, Writer, packet};
 
 use crate::object::Objects;
 use crate::process::Process;
-use crate::virtgpu::{self, RingPing};
+use crate::virtgpu::{self, Ring, RingPing};
 
 /// The host does not answer any more.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +79,13 @@ impl Source for Replies {
 
 impl Stream {
     fn open(process: &'static Process) -> Result<Self, Lost> {
-        let (memory, ping) = process.device.create_ring()?;
+        let Ring {
+            memory,
+            ping,
+            same_kernel,
+        } = process.device.create_ring()?;
         let config = GuestConfig {
-            same_kernel: true,
+            same_kernel,
             spin: Duration::from_micros(20),
         };
         let mut channel = GuestChannel::new(memory, config, ping)?;

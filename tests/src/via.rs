@@ -19,6 +19,8 @@ pub enum Stack {
     Mesa,
     /// Through our own guest driver and `asgard run`.
     Asgard,
+    /// The same over a render node, which the preload library plays.
+    Node,
 }
 
 impl Stack {
@@ -27,7 +29,7 @@ impl Stack {
         match self {
             Self::Native => None,
             Self::Mesa => Some("mesa"),
-            Self::Asgard => Some("asgard"),
+            Self::Asgard | Self::Node => Some("asgard"),
         }
     }
 }
@@ -69,12 +71,27 @@ pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
         Some(driver) => {
             let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
             let mut command = Command::new(asgard);
-            command.args(["run", "--driver", driver, "--"]).arg(program);
+            command.args(["run", "--driver", driver, "--"]);
+            if stack == Stack::Node {
+                command.args(render_node()?);
+            }
+            command.arg(program);
             command
         }
     };
     native(&mut command);
     Ok(command)
+}
+
+/// What comes before a program that is to find a render node: the preload library turns requests to the
+/// kernel's virtio-gpu driver into messages of the socket.
+fn render_node() -> Result<[String; 3]> {
+    let preload = sibling("libasgard_preload.so").context("no preload library; build it")?;
+    Ok([
+        "env".to_owned(),
+        format!("LD_PRELOAD={}", preload.display()),
+        "ASGARD_RENDER_NODE=/dev/dri/asgard".to_owned(),
+    ])
 }
 
 /// Names the native driver in a command's environment, unless ours names one already.
@@ -219,12 +236,20 @@ impl Server {
 
     /// As [`Server::command`], with our own guest driver.
     pub fn guest(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        self.guest_on(Stack::Asgard, program)
+    }
+
+    /// As [`Server::guest`], on one of the stacks that have that driver.
+    pub fn guest_on(&self, stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut command = Command::new(asgard().context("no asgard program")?);
         command
             .args(["run", "--driver", "asgard", "--connect"])
             .arg(&self.socket)
-            .arg("--")
-            .arg(program);
+            .arg("--");
+        if stack == Stack::Node {
+            command.args(render_node()?);
+        }
+        command.arg(program);
         native(&mut command);
         Ok(command)
     }

@@ -11,7 +11,12 @@ use asgard_tests::via::Stack;
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn identical(stack: Stack, name: &str) {
-    if !require(&["mesa", "asgard"]) || (stack == Stack::Mesa && !require(&["gfxstream"])) {
+    let more: &[&str] = match stack {
+        Stack::Mesa => &["gfxstream"],
+        Stack::Node => &["preload"],
+        Stack::Native | Stack::Asgard => &[],
+    };
+    if !require(&["mesa", "asgard"]) || !require(more) {
         return;
     }
     let program = Path::new(env!("CARGO_BIN_EXE_scene"));
@@ -54,3 +59,16 @@ macro_rules! tests {
 }
 
 asgard_tests::for_each_scene!(tests);
+
+/// Workloads that between them make every request that our driver makes of a render node.
+mod node {
+    macro_rules! tests {
+        ($($name:ident)*) => {
+            $(#[test]
+            fn $name() {
+                super::identical(super::Stack::Node, stringify!($name));
+            })*
+        };
+    }
+    tests! { graphics compute fences timeline threads memory }
+}

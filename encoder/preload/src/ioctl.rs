@@ -1,5 +1,5 @@
 //! What the device answers to ioctls: those of virtio-gpu, and the few of DRM in general that go
-//! with them. The structures are the kernel's.
+//! with them.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
@@ -10,7 +10,7 @@ use asgard_asg::kumquat::{
     FENCE, GetCapset, RING_IDX, Request, ResourceCreate3d, ResourceCreateBlob, Response, Transfer3d,
 };
 use asgard_asg::submit::Command;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -20,183 +20,8 @@ use crate::node;
 use crate::report::{Once, trace};
 use crate::ring::{self, Ring};
 use crate::sync_file::signalled;
-
-/// The type byte of all DRM requests.
-pub(crate) const DRM: u32 = b'd' as u32;
-
-/// Numbers of requests, without their size and direction.
-mod number {
-    pub(super) const VERSION: u32 = 0x00;
-    pub(super) const GEM_CLOSE: u32 = 0x09;
-    pub(super) const GET_CAP: u32 = 0x0c;
-    pub(super) const PRIME_HANDLE_TO_FD: u32 = 0x2d;
-    pub(super) const PRIME_FD_TO_HANDLE: u32 = 0x2e;
-    pub(super) const MAP: u32 = 0x41;
-    pub(super) const EXECBUFFER: u32 = 0x42;
-    pub(super) const GETPARAM: u32 = 0x43;
-    pub(super) const RESOURCE_CREATE: u32 = 0x44;
-    pub(super) const RESOURCE_INFO: u32 = 0x45;
-    pub(super) const TRANSFER_FROM_HOST: u32 = 0x46;
-    pub(super) const TRANSFER_TO_HOST: u32 = 0x47;
-    pub(super) const WAIT: u32 = 0x48;
-    pub(super) const GET_CAPS: u32 = 0x49;
-    pub(super) const RESOURCE_CREATE_BLOB: u32 = 0x4a;
-    pub(super) const CONTEXT_INIT: u32 = 0x4b;
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Version {
-    major: i32,
-    minor: i32,
-    patchlevel: i32,
-    pad: u32,
-    /// Length and address: of the name, the date, the description.
-    strings: [[u64; 2]; 3],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GemClose {
-    handle: u32,
-    pad: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GetCap {
-    capability: u64,
-    value: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Prime {
-    handle: u32,
-    flags: u32,
-    fd: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Map {
-    offset: u64,
-    handle: u32,
-    pad: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ExecBuffer {
-    flags: u32,
-    size: u32,
-    command: u64,
-    bo_handles: u64,
-    num_bo_handles: u32,
-    fence_fd: i32,
-    ring_idx: u32,
-    syncobj_stride: u32,
-    num_in_syncobjs: u32,
-    num_out_syncobjs: u32,
-    in_syncobjs: u64,
-    out_syncobjs: u64,
-}
-
-const EXEC_FENCE_FD_IN: u32 = 1;
-const EXEC_FENCE_FD_OUT: u32 = 2;
-const EXEC_RING_IDX: u32 = 4;
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GetParam {
-    param: u64,
-    value: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ResourceCreate {
-    target: u32,
-    format: u32,
-    bind: u32,
-    width: u32,
-    height: u32,
-    depth: u32,
-    array_size: u32,
-    last_level: u32,
-    nr_samples: u32,
-    flags: u32,
-    bo_handle: u32,
-    res_handle: u32,
-    size: u32,
-    stride: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ResourceInfo {
-    bo_handle: u32,
-    res_handle: u32,
-    size: u32,
-    blob_mem: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Transfer {
-    bo_handle: u32,
-    region: [u32; 6],
-    level: u32,
-    offset: u32,
-    stride: u32,
-    layer_stride: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Wait {
-    handle: u32,
-    flags: u32,
-}
-
-const WAIT_NOWAIT: u32 = 1;
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GetCaps {
-    capset_id: u32,
-    capset_version: u32,
-    address: u64,
-    size: u32,
-    pad: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct CreateBlob {
-    blob_mem: u32,
-    blob_flags: u32,
-    bo_handle: u32,
-    res_handle: u32,
-    size: u64,
-    pad: u32,
-    cmd_size: u32,
-    cmd: u64,
-    blob_id: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ContextInit {
-    num_params: u32,
-    pad: u32,
-    params: u64,
-}
-
-const CONTEXT_CAPSET_ID: u64 = 1;
-const CONTEXT_NUM_RINGS: u64 = 2;
-const CONTEXT_POLL_RINGS_MASK: u64 = 3;
-const CONTEXT_DEBUG_NAME: u64 = 4;
+pub(crate) use crate::uapi::DRM;
+use crate::uapi::*;
 
 /// Answers one request.
 ///
@@ -312,14 +137,12 @@ unsafe fn array<'a, T: Pod>(address: u64, len: usize) -> Result<&'a [T], Errno> 
 unsafe fn get_version(version: &mut Version) -> Result<(), Errno> {
     (version.major, version.minor, version.patchlevel) = (0, 1, 0);
     for ([len, address], string) in version.strings.iter_mut().zip(node::STRINGS) {
-        let room = string
-            .len()
-            .min(usize::try_from(*len).unwrap_or(usize::MAX));
+        let room = string.len().min(*len);
         if *address != 0 {
             // SAFETY: the caller vouches for the room.
             unsafe { ptr::copy_nonoverlapping(string.as_ptr(), *address as *mut u8, room) };
         }
-        *len = string.len() as u64;
+        *len = string.len();
     }
     Ok(())
 }
@@ -655,13 +478,10 @@ mod tests {
     use asgard_asg::layout;
     use asgard_asg::ring::Memory;
 
+    use bytemuck::Zeroable;
+
     use super::*;
     use crate::connection::Connection;
-
-    /// How the kernel's headers number a request.
-    fn request<T>(nr: u32) -> u32 {
-        3 << 30 | (size_of::<T>() as u32) << 16 | DRM << 8 | nr
-    }
 
     fn ioctl<T: Pod>(device: &Device, nr: u32, argument: &mut T) -> Result<(), Errno> {
         // SAFETY: the argument is the request's structure, and the tests fill in valid addresses.
@@ -730,26 +550,11 @@ mod tests {
     }
 
     #[test]
-    fn structures_have_the_kernels_sizes() {
-        assert_eq!(size_of::<Version>(), 64);
-        assert_eq!(size_of::<Map>(), 16);
-        assert_eq!(size_of::<ExecBuffer>(), 64);
-        assert_eq!(size_of::<GetParam>(), 16);
-        assert_eq!(size_of::<ResourceCreate>(), 56);
-        assert_eq!(size_of::<ResourceInfo>(), 16);
-        assert_eq!(size_of::<Transfer>(), 44);
-        assert_eq!(size_of::<Wait>(), 8);
-        assert_eq!(size_of::<GetCaps>(), 24);
-        assert_eq!(size_of::<CreateBlob>(), 48);
-        assert_eq!(size_of::<ContextInit>(), 16);
-    }
-
-    #[test]
     fn the_device_says_what_it_is() {
         let (device, ..) = device();
         let mut name = [0_u8; 10];
         let mut version = Version::zeroed();
-        version.strings[0] = [10, name.as_mut_ptr() as u64];
+        version.strings[0] = [10, name.as_mut_ptr() as usize];
         ioctl(&device, number::VERSION, &mut version).unwrap();
         assert_eq!((version.major, version.strings[0][0]), (0, 10));
         assert_eq!(&name, b"virtio_gpu");

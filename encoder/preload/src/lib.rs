@@ -40,3 +40,5 @@ mod real;
 mod report;
 mod ring;
 mod sync_file;
+#[path = "../../src/virtgpu/uapi.rs"]
+mod uapi;

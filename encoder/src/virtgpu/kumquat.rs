@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use asgard_asg::Mapping;
-use asgard_asg::capset::{CAPSET_ID, parse};
+use asgard_asg::capset::CAPSET_ID;
 use asgard_asg::doorbell;
 use asgard_asg::guest::Ping;
 use asgard_asg::kumquat::{
-    CtxCreate, CtxResource, FENCE, GetCapset, Packet, Request, ResourceCreateBlob, Response, Socket,
+    BLOB_FLAG_MAPPABLE, CtxCreate, CtxResource, FENCE, GetCapset, Packet, Request,
+    ResourceCreateBlob, Response, Socket,
 };
 use asgard_asg::layout::{MAGIC, MAGIC_WORD, blob_size};
 use asgard_asg::ring::Memory as _;
@@ -19,12 +20,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, getpid};
 
-use super::{Blob, Error, Release, RingPing, VirtGpu};
-
-/// RESOURCE_CREATE_BLOB: memory of the host's.
-const HOST3D: u32 = 2;
-/// RESOURCE_CREATE_BLOB: it can be mapped.
-const MAPPABLE: u32 = 1;
+use super::{Blob, Error, HOST3D, Host, Release, Ring, RingPing, VirtGpu, payload};
 
 /// What a server may take for its first answers; whatever else listens there might never give one.
 const ANSWER: Timespec = Timespec {
@@ -39,7 +35,7 @@ struct Kumquat {
     /// Held from a request until its reply.
     turn: Mutex<Packet>,
     context: u32,
-    buffer_size: u32,
+    host: Host,
     dead: AtomicBool,
 }
 
@@ -52,21 +48,17 @@ pub(crate) fn connect(path: &Path, name: &[u8]) -> Result<Arc<dyn VirtGpu>, Erro
         process: getpid(),
         turn: Mutex::default(),
         context: 0,
-        buffer_size: 0,
+        host: Host::default(),
         dead: AtomicBool::new(false),
     };
     let request = Request::GetCapset(GetCapset {
         capset_id: CAPSET_ID,
         capset_version: 0,
     });
-    let (capset, _) = kumquat.call(&[request], |response, _| match response {
-        Response::Capset(bytes) => Some(parse(bytes)),
+    kumquat.host = kumquat.call(&[request], |response, _| match response {
+        Response::Capset(bytes) => Some(Host::parse(bytes)),
         _ => None,
-    })?;
-    if capset.protocol_version == 0 {
-        return Err(Error::Unsuited("its capability set is empty"));
-    }
-    kumquat.buffer_size = capset.buffer_size;
+    })??;
     let create = Request::CtxCreate(CtxCreate::new(CAPSET_ID, name));
     kumquat.context = kumquat.call(&[create], |response, _| match response {
         Response::ContextCreate { ctx_id } => Some(ctx_id),
@@ -128,7 +120,7 @@ impl Kumquat {
         let mut packet = self.turn.lock();
         self.send(requests)?;
         if self.context == 0 && !self.answers() {
-            return Err(Error::Unsuited("it does not answer"));
+            return Err(Error::Unsuited("it does not answer".into()));
         }
         match self.socket.recv(&mut packet) {
             Ok(true) => {}
@@ -137,9 +129,9 @@ impl Kumquat {
         }
         let Packet { bytes, fds } = &mut *packet;
         let result = match Response::parse(bytes) {
-            Ok((response, _)) => {
-                read(response, fds).ok_or(Error::Unsuited("a request was refused"))
-            }
+            Ok((Response::NoData { errno }, _)) => Err(Error::Refused(format!("error {errno}"))),
+            Ok((response, _)) => read(response, fds)
+                .ok_or_else(|| Error::Unsuited("its reply is not one to our request".into())),
             Err(error) => Err(self.lost(&error.to_string())),
         };
         fds.clear();
@@ -151,7 +143,7 @@ impl Kumquat {
         let create = Request::ResourceCreateBlob(ResourceCreateBlob {
             ctx_id: self.context,
             blob_mem: HOST3D,
-            blob_flags: MAPPABLE,
+            blob_flags: BLOB_FLAG_MAPPABLE,
             padding: 0,
             blob_id,
             size,
@@ -169,8 +161,7 @@ impl Kumquat {
     }
 
     fn submit(&self, command: &Command, flags: u32) -> Result<Option<OwnedFd>, Error> {
-        let mut payload = Vec::new();
-        command.write(&mut payload);
+        let payload = payload(command);
         let request = Request::Submit3d {
             flags,
             ctx_id: self.context,
@@ -190,8 +181,8 @@ impl Kumquat {
 }
 
 impl VirtGpu for Arc<Kumquat> {
-    fn create_ring(&self) -> Result<(Arc<Mapping>, Box<dyn RingPing>), Error> {
-        let size = blob_size(self.buffer_size).next_multiple_of(4096);
+    fn create_ring(&self) -> Result<Ring, Error> {
+        let size = blob_size(self.host.capset.buffer_size).next_multiple_of(4096);
         let (resource_id, fd) = self.create(0, size as u64)?;
         // The host initialises the ring before it signals this fence.
         let fence = self.submit(&Command::ContextCreate { resource_id }, FENCE)?;
@@ -213,10 +204,14 @@ impl VirtGpu for Arc<Kumquat> {
             memory: Arc::clone(&memory),
             resource_id,
         };
-        Ok((memory, Box::new(ping)))
+        Ok(Ring {
+            memory,
+            ping: Box::new(ping),
+            same_kernel: true,
+        })
     }
 
-    fn create_blob(&self, blob_id: u64, size: u64) -> Result<Blob, Error> {
+    fn create_blob(&self, blob_id: u64, size: u64, _shared: bool) -> Result<Blob, Error> {
         let (resource_id, fd) = self.create(blob_id, size)?;
         let kumquat = Arc::clone(self);
         let release = Release::new(move || {
@@ -225,7 +220,12 @@ impl VirtGpu for Arc<Kumquat> {
                 resource_id,
             })]);
         });
-        Ok(Blob { fd, release })
+        Ok(Blob {
+            size,
+            file: Some(Arc::new(fd)),
+            offset: 0,
+            _release: release,
+        })
     }
 }
 

@@ -1,14 +1,26 @@
-//! The way to the device, one file for each.
+//! The ways to the device, one file for each.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use asgard_asg::Mapping;
+use asgard_asg::capset::Capset;
 use asgard_asg::guest::Ping;
+use asgard_asg::submit::Command;
+use memmap2::{MmapOptions, MmapRaw};
 
+mod drm;
 mod kumquat;
+mod uapi;
 
-pub(crate) use kumquat::connect;
+/// Names the render node to use, before everything else.
+const NODE: &str = "ASGARD_RENDER_NODE";
+/// Names the socket of a renderer on this machine.
+const SOCKET: &str = "ASGARD_KUMQUAT_SOCKET";
+
+/// RESOURCE_CREATE_BLOB: memory of the host's.
+const HOST3D: u32 = 2;
 
 /// Why the device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,23 +33,88 @@ pub(crate) enum Error {
     Lost(String),
     /// It does not serve what is needed.
     #[error("the renderer does not serve gfxstream's Vulkan: {0}")]
-    Unsuited(&'static str),
+    Unsuited(String),
+    /// It does, but not this.
+    #[error("the device refuses: {0}")]
+    Refused(String),
+}
+
+/// What the host says about itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) capset: Capset,
+}
+
+impl Host {
+    /// Reads a capability set.
+    fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let (capset, _) = asgard_asg::capset::parse(bytes);
+        if capset.protocol_version == 0 {
+            return Err(Error::Unsuited("its capability set is empty".into()));
+        }
+        Ok(Self { capset })
+    }
 }
 
 /// A virtio-gpu device with one context of this process.
 pub(crate) trait VirtGpu: Send + Sync {
-    /// A new ring: its memory, initialised by the host, and how to wake the host's end.
-    fn create_ring(&self) -> Result<(Arc<Mapping>, Box<dyn RingPing>), Error>;
-    /// Memory that the host published under this id, as a file to map.
-    fn create_blob(&self, blob_id: u64, size: u64) -> Result<Blob, Error>;
+    /// A new ring, initialised by the host.
+    fn create_ring(&self) -> Result<Ring, Error>;
+    /// Memory that the host published under this id. Only what is `shared` can be exported.
+    fn create_blob(&self, blob_id: u64, size: u64, shared: bool) -> Result<Blob, Error>;
+}
+
+/// Connects to the device that the environment names, or else to the first that this machine has, and
+/// makes a context with this name.
+pub(crate) fn connect(name: &[u8]) -> Result<Arc<dyn VirtGpu>, Error> {
+    let named = |variable| {
+        std::env::var_os(variable)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(node) = named(NODE) {
+        return drm::open(&node, name);
+    }
+    if let Some(socket) = named(SOCKET) {
+        return kumquat::connect(&socket, name);
+    }
+    drm::find(name).map_err(|why| Error::Absent(format!("{SOCKET} names no socket, and {why}")))
+}
+
+/// The memory of a ring, and how to wake the host's end.
+pub(crate) struct Ring {
+    pub(crate) memory: Arc<Mapping>,
+    pub(crate) ping: Box<dyn RingPing>,
+    /// The host runs under the same kernel, so that both ends can wake each other through shared words.
+    pub(crate) same_kernel: bool,
 }
 
 /// Memory of the host's that can be mapped.
 #[derive(Debug)]
 pub(crate) struct Blob {
-    pub(crate) fd: OwnedFd,
-    /// Gives the resource back.
-    pub(crate) release: Release,
+    size: u64,
+    /// What to map; none once it is mapped and cannot be shared.
+    file: Option<Arc<OwnedFd>>,
+    /// Where the memory lies in that file.
+    offset: u64,
+    _release: Release,
+}
+
+impl Blob {
+    /// Maps all of it.
+    pub(crate) fn map(&self) -> std::io::Result<MmapRaw> {
+        let file = self.file.as_ref().ok_or(rustix::io::Errno::BADF)?;
+        let len = usize::try_from(self.size).map_err(|_| rustix::io::Errno::NOMEM)?;
+        MmapOptions::new()
+            .offset(self.offset)
+            .len(len)
+            .map_raw(file)
+    }
+
+    /// It will not be mapped or exported any more: programs have few descriptors.
+    pub(crate) fn close_file(&mut self) {
+        self.file = None;
+    }
 }
 
 /// Gives a resource back when dropped.
@@ -50,7 +127,7 @@ impl std::fmt::Debug for Release {
 }
 
 impl Release {
-    pub(crate) fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
+    fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self(Some(Box::new(release)))
     }
 }
@@ -73,4 +150,11 @@ impl Ping for Box<dyn RingPing> {
     fn peer_alive(&mut self) -> bool {
         (**self).peer_alive()
     }
+}
+
+/// The bytes of a small command.
+fn payload(command: &Command) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    command.write(&mut bytes);
+    bytes
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
 use super::*;
 use crate::process::Process;
-use crate::virtgpu::Release;
+use crate::virtgpu::Blob;
 use crate::vulkan::device::device;
 
 /// A VkDeviceMemory that may be mapped.
@@ -22,7 +22,7 @@ pub(crate) struct Memory {
 struct Mapped {
     // Dropped in this order: the mapping, then the resource.
     map: MmapRaw,
-    _release: Release,
+    _blob: Blob,
 }
 
 /// The host's pages.
@@ -53,25 +53,22 @@ pub(super) fn map(
         let Some(process) = Process::get() else {
             return VK_ERROR_DEVICE_LOST;
         };
-        let blob = match process.device.create_blob(known.blob_id, known.size) {
+        let blob = process.device.create_blob(known.blob_id, known.size, false);
+        let mut blob = match blob {
             Ok(blob) => blob,
             Err(error) => {
                 eprintln!("asgard: memory cannot be mapped: {error}");
                 return VK_ERROR_MEMORY_MAP_FAILED;
             }
         };
-        let Ok(len) = usize::try_from(known.size) else {
-            return VK_ERROR_MEMORY_MAP_FAILED;
-        };
-        match MmapOptions::new().len(len).map_raw(&blob.fd) {
+        match blob.map() {
             Ok(map) => {
-                *mapping = Some(Mapped {
-                    map,
-                    _release: blob.release,
-                })
+                blob.close_file();
+                *mapping = Some(Mapped { map, _blob: blob });
             }
             Err(error) => {
-                eprintln!("asgard: {len} bytes of memory cannot be mapped: {error}");
+                let size = known.size;
+                eprintln!("asgard: {size} bytes of memory cannot be mapped: {error}");
                 return VK_ERROR_MEMORY_MAP_FAILED;
             }
         }
