@@ -17,7 +17,7 @@ help: ## list these commands
 setup: ## install what this machine lacks (Debian 12 or 13, as root or with sudo)
 	@tests/setup-debian.sh
 
-demo: setup ## render a scene through the stock driver into out/asgard.png
+demo: setup ## render a scene through the ring into out/asgard.png
 	$(CARGO) build --release
 	$(CARGO) run --release -q --bin demo
 
@@ -50,7 +50,7 @@ man: ## write the manual page and the shell completions into out/
 
 install: man ## install under PREFIX (default /usr/local)
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin target/release/asgard
-	install -Dm755 -t $(DESTDIR)$(PREFIX)/lib/asgard target/release/libasgard_preload.so
+	install -Dm755 -t $(DESTDIR)$(PREFIX)/lib/asgard target/release/libasgard_preload.so target/release/libvulkan_asgard.so
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man1 out/man/asgard.1
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions out/completions/asgard
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions out/completions/_asgard

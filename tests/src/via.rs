@@ -220,13 +220,12 @@ impl Server {
         })
     }
 
-    /// The command that runs a program on this server, its arguments still to come.
+    /// The command that runs a program on this server with Mesa's guest driver, its arguments still to come.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let asgard = asgard().context("no asgard program")?;
         let mut command = Command::new(asgard);
         command
-            .arg("run")
-            .arg("--connect")
+            .args(["run", "--driver", "mesa", "--connect"])
             .arg(&self.socket)
             .arg("--")
             .arg(program);

@@ -801,9 +801,6 @@ fn a_server_without_a_driver_says_so() {
     let dir = tempfile::tempdir().expect("a folder");
     let asgard = via::asgard().expect("asgard");
     for command in ["serve", "run"] {
-        if command == "run" && !require(&["preload"]) {
-            continue;
-        }
         let mut command = {
             let mut c = Command::new(&asgard);
             c.arg(command);

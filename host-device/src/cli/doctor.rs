@@ -129,7 +129,8 @@ fn extension_table(host: &Description) -> String {
 }
 
 fn examine() -> Vec<Finding> {
-    let mut findings = vec![guest_driver(), preload(), loader()];
+    let mut findings = guest_drivers();
+    findings.push(loader());
     findings.extend(host_driver());
     findings.push(memory());
     findings.extend(shared_memory_dir());
@@ -171,8 +172,34 @@ fn report(findings: &[Finding], colour: bool) -> String {
     text
 }
 
-fn guest_driver() -> Finding {
-    let name = "guest driver";
+/// One of the two drivers is enough: what only the other lacks is a note.
+fn guest_drivers() -> Vec<Finding> {
+    let mut own = match environment::find_driver() {
+        Some(path) => Finding::new("guest driver", State::Ok, path.display().to_string()),
+        None => Finding::new(
+            "guest driver",
+            State::Missing,
+            "libvulkan_asgard.so is neither beside this executable nor in ../lib/asgard",
+        )
+        .fix(environment::BUILD_LIBRARIES),
+    };
+    let mut mesas = [mesas_driver(), preload()];
+    if own.state == State::Ok {
+        for finding in &mut mesas {
+            if finding.state == State::Missing {
+                finding.state = State::Note;
+                finding.detail += " (only `--driver mesa` needs it)";
+            }
+        }
+    } else if mesas.iter().all(|finding| finding.state == State::Ok) {
+        own.state = State::Warning;
+        own.detail += ": programs get Mesa's driver";
+    }
+    std::iter::once(own).chain(mesas).collect()
+}
+
+fn mesas_driver() -> Finding {
+    let name = "Mesa's driver";
     let Some(icd) = environment::find_icd() else {
         return Finding::new(
             name,
@@ -255,7 +282,7 @@ fn preload() -> Finding {
             State::Missing,
             "libasgard_preload.so is not beside this executable",
         )
-        .fix(environment::BUILD_PRELOAD),
+        .fix(environment::BUILD_LIBRARIES),
     }
 }
 

@@ -84,7 +84,7 @@ fn find_icd_in(dirs: impl IntoIterator<Item = PathBuf>) -> Option<Icd> {
         files.sort();
         files
             .into_iter()
-            .filter(|file| is_gfxstream(file))
+            .filter(|file| is_driver(file, GFXSTREAM_LIBRARY))
             .find_map(|file| Icd::read(&file).ok())
     })
 }
@@ -162,12 +162,17 @@ fn find_own(variable: &str, name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// The library of our own guest driver: $ASGARD_DRIVER, or beside this executable, or in `../lib/asgard`.
+pub(crate) fn find_driver() -> Option<PathBuf> {
+    find_own("ASGARD_DRIVER", DRIVER)
+}
+
 /// A manifest of our own guest driver, written into `dir`.
 pub(crate) fn own_icd(dir: &Path) -> anyhow::Result<Icd> {
-    let library = find_own("ASGARD_DRIVER", DRIVER).with_context(|| {
+    let library = find_driver().with_context(|| {
         format!(
             "{DRIVER} is neither beside this program nor in ../lib/asgard, and ASGARD_DRIVER names no file. \
-             To build it in a source tree:\n  {BUILD_PRELOAD}"
+             To build it in a source tree:\n  {BUILD_LIBRARIES}"
         )
     })?;
     let manifest = dir.join("asgard_icd.json");
@@ -187,13 +192,13 @@ pub(crate) fn preload_missing() -> String {
         .unwrap_or_default();
     format!(
         "{PRELOAD} is neither in {} nor in ../lib/asgard beside it, and ASGARD_PRELOAD names no file. \
-         To build it in a source tree:\n  {BUILD_PRELOAD}",
+         To build it in a source tree:\n  {BUILD_LIBRARIES}",
         dir.display()
     )
 }
 
-/// How the preload library comes to lie beside the executable.
-pub(crate) const BUILD_PRELOAD: &str = "cargo build --release --workspace";
+/// How our libraries come to lie beside the executable.
+pub(crate) const BUILD_LIBRARIES: &str = "cargo build --release --workspace";
 
 /// Gives a program the guest driver, and nothing but.
 pub(crate) fn prepare_guest(
@@ -242,7 +247,7 @@ pub(crate) fn of_workers() -> Vec<(OsString, Option<OsString>)> {
     let mut changes: Vec<(OsString, Option<OsString>)> = Vec::new();
     for variable in DRIVER_FILES {
         if let Some(files) = env::var_os(variable) {
-            let kept = without_gfxstream(&files);
+            let kept = without_guest_drivers(&files);
             changes.push((variable.into(), (!kept.is_empty()).then_some(kept)));
         }
     }
@@ -257,7 +262,7 @@ pub(crate) fn of_workers() -> Vec<(OsString, Option<OsString>)> {
     if !disabled.is_empty() {
         disabled.push(",");
     }
-    disabled.push("*gfxstream*");
+    disabled.push("*gfxstream*,*asgard_icd*");
     changes.push((disable.into(), Some(disabled)));
     for variable in [SOCKET_VARIABLE, "VIRTGPU_KUMQUAT"] {
         changes.push((variable.into(), None));
@@ -265,9 +270,10 @@ pub(crate) fn of_workers() -> Vec<(OsString, Option<OsString>)> {
     changes
 }
 
-fn without_gfxstream(files: &OsStr) -> OsString {
+fn without_guest_drivers(files: &OsStr) -> OsString {
+    let guest = |file: &Path| is_driver(file, GFXSTREAM_LIBRARY) || is_driver(file, DRIVER);
     let kept: Vec<PathBuf> = env::split_paths(files)
-        .filter(|file| !is_gfxstream(file))
+        .filter(|file| !guest(file))
         .collect();
     env::join_paths(kept).unwrap_or_default()
 }
@@ -280,14 +286,14 @@ fn without_preload(libraries: &OsStr) -> OsString {
     env::join_paths(kept).unwrap_or_default()
 }
 
-/// Whether a manifest is that of a gfxstream guest driver.
-pub(crate) fn is_gfxstream(file: &Path) -> bool {
+/// Whether a manifest is that of a driver whose library's name starts so.
+fn is_driver(file: &Path, library: &str) -> bool {
     file.extension()
         .is_some_and(|extension| extension == "json")
         && Icd::read(file).is_ok_and(|icd| {
             icd.library
                 .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(GFXSTREAM_LIBRARY))
+                .is_some_and(|name| name.to_string_lossy().starts_with(library))
         })
 }
 
@@ -385,10 +391,11 @@ mod tests {
     fn workers_keep_only_host_drivers() {
         let dir = tempfile::tempdir().unwrap();
         let guest = write_icd(dir.path(), "g.json", "libvulkan_gfxstream.so");
+        let own = write_icd(dir.path(), "o.json", "/opt/libvulkan_asgard.so");
         let host = write_icd(dir.path(), "h.json", "libvulkan_lvp.so");
-        let both = env::join_paths([&guest, &host]).unwrap();
-        assert_eq!(without_gfxstream(&both), host.as_os_str());
-        assert_eq!(without_gfxstream(guest.as_os_str()), "");
+        let all = env::join_paths([&guest, &host, &own]).unwrap();
+        assert_eq!(without_guest_drivers(&all), host.as_os_str());
+        assert_eq!(without_guest_drivers(guest.as_os_str()), "");
         assert_eq!(
             without_preload(OsStr::new("/x/libasgard_preload.so:/y/libother.so")),
             "/y/libother.so"

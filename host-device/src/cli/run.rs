@@ -18,17 +18,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
+use super::environment::Icd;
 use super::{DeviceArgs, environment};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Driver {
-    /// Mesa's gfxstream driver, as distributions ship it.
-    Mesa,
-    /// Asgard's own: more extensions, Vulkan 1.4, and no windows yet.
+    /// Asgard's own: Vulkan 1.4 and every extension that can be carried
     Asgard,
+    /// Mesa's gfxstream driver, as distributions ship it
+    Mesa,
 }
 
-/// Run a program with the gfxstream driver, on a renderer of its own
+/// Run a program with a guest driver, on a renderer of its own
 ///
 /// The program sees one Vulkan device: this machine's, through the renderer. Its exit code becomes
 /// asgard's, and 128 plus the number of the signal if one killed it.
@@ -37,12 +38,13 @@ pub(crate) enum Driver {
 Examples:
   asgard run -- vulkaninfo --summary
   asgard run -q -- vkcube --c 100
+  asgard run --driver mesa -- vkcube
   asgard run --connect /run/user/1000/asgard.sock -- ./my-program --its-flag")]
 pub(crate) struct Args {
-    /// Which guest driver the program gets
-    #[arg(long, value_enum, default_value_t = Driver::Mesa)]
-    driver: Driver,
-    /// The guest driver's manifest, instead of the installed one
+    /// Which guest driver the program gets [default: asgard, or mesa where only that is installed]
+    #[arg(long, value_enum)]
+    driver: Option<Driver>,
+    /// The manifest of a gfxstream driver, instead of the installed one of Mesa's
     #[arg(long, value_name = "FILE")]
     icd: Option<PathBuf>,
     /// Use the server that listens on this socket instead of a private one
@@ -68,24 +70,7 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
         bail!("no program")
     };
     let own = private_dir().context("cannot make a directory for the driver's manifest")?;
-    let (icd, preload) = match (&args.icd, args.driver) {
-        (None, Driver::Asgard) => (environment::own_icd(own.path())?, None),
-        (icd, _) => {
-            let icd = match icd {
-                Some(file) => environment::Icd::read(file)
-                    .with_context(|| format!("cannot use {}", file.display()))?,
-                None => environment::find_icd().ok_or_else(|| {
-                    anyhow!(
-                        "Mesa's gfxstream driver is not installed. To install it:\n  {}",
-                        environment::install_mesa()
-                    )
-                })?,
-            };
-            let preload = environment::find_preload()
-                .ok_or_else(|| anyhow!("{}", environment::preload_missing()))?;
-            (icd, Some(preload))
-        }
-    };
+    let (icd, preload) = guest_driver(&args, own.path())?;
 
     let server = match &args.connect {
         Some(_) => None,
@@ -122,6 +107,29 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::from(code))
+}
+
+/// The driver that the program gets, and the library that Mesa's needs; ours gets its manifest in `dir`.
+fn guest_driver(args: &Args, dir: &Path) -> anyhow::Result<(Icd, Option<PathBuf>)> {
+    if args.icd.is_none() && !matches!(args.driver, Some(Driver::Mesa)) {
+        match environment::own_icd(dir) {
+            Ok(icd) => return Ok((icd, None)),
+            Err(error) if args.driver.is_some() => return Err(error),
+            Err(error) => eprintln!("asgard: {error:#}\nasgard: taking Mesa's driver instead"),
+        }
+    }
+    let icd = match &args.icd {
+        Some(file) => Icd::read(file).with_context(|| format!("cannot use {}", file.display()))?,
+        None => environment::find_icd().ok_or_else(|| {
+            anyhow!(
+                "Mesa's gfxstream driver is not installed. To install it:\n  {}",
+                environment::install_mesa()
+            )
+        })?,
+    };
+    let preload =
+        environment::find_preload().ok_or_else(|| anyhow!("{}", environment::preload_missing()))?;
+    Ok((icd, Some(preload)))
 }
 
 /// Waits for the program; signals to this process go to it.

@@ -139,6 +139,7 @@ fn missing_pieces_are_named_with_what_mends_them() {
     assert_eq!(output.status.code(), Some(1));
     let mut command = asgard();
     command
+        .env("ASGARD_DRIVER", &gone)
         .env("ASGARD_PRELOAD", &preload)
         .env("HOME", dir.path());
     for variable in [
@@ -154,7 +155,65 @@ fn missing_pieces_are_named_with_what_mends_them() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("gfxstream driver is not installed"), "{said}");
+    assert!(
+        said.contains("libvulkan_asgard.so is neither")
+            && said.contains("gfxstream driver is not installed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn our_own_driver_is_taken_and_mesas_where_there_is_no_other() {
+    let (dir, icd, preload) = pieces();
+    let driver = dir.path().join("libvulkan_asgard.so");
+    std::fs::write(&driver, "").unwrap();
+    let manifests = dir.path().join("data/vulkan/icd.d");
+    std::fs::create_dir_all(&manifests).unwrap();
+    std::fs::copy(&icd, manifests.join("gfxstream.json")).unwrap();
+    let run = |driver: &PathBuf, args: &[&str]| {
+        let mut command = asgard();
+        command
+            .env("ASGARD_DRIVER", driver)
+            .env("ASGARD_PRELOAD", &preload)
+            .env("XDG_CONFIG_HOME", dir.path().join("data"))
+            .arg("run")
+            .args(args)
+            .args(["--renderer=null", "-q", "--"])
+            .args(["sh", "-c", "cat $VK_DRIVER_FILES; echo; echo $LD_PRELOAD"]);
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (own, gone) = (driver.to_str().unwrap(), dir.path().join("gone"));
+
+    for args in [&[][..], &["--driver", "asgard"]] {
+        let (code, said, told) = run(&driver, args);
+        assert_eq!((code, told.as_str()), (Some(0), ""), "{args:?}");
+        assert!(
+            said.contains(own) && !said.contains("preload"),
+            "{args:?}: {said}"
+        );
+    }
+    let (_, said, told) = run(&driver, &["--driver", "mesa"]);
+    assert!(
+        said.contains("libvulkan_gfxstream.so") && said.contains("libasgard_preload.so"),
+        "{said}"
+    );
+    assert!(!told.contains("asgard:"), "{told}");
+    let (code, said, told) = run(&gone, &[]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("libvulkan_gfxstream.so"), "{said}");
+    assert!(
+        told.contains("libvulkan_asgard.so is neither") && told.contains("taking Mesa's driver"),
+        "{told}"
+    );
+    let (code, _, told) = run(&gone, &["--driver", "asgard"]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("cargo build"), "{told}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `demo [FRAMES]`: the graphics scene natively and through Mesa's unmodified gfxstream driver, side by side.
+//! `demo [FRAMES]`: the graphics scene natively and through our guest driver and the ring, side by side.
 //!
 //! It writes the picture to `out/asgard.png` and prints what went through the ring, how fast either was, and whether both computed the same bytes; if they did not, the exit code is not zero.
 
