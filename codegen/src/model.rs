@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::policy::Policy;
 use crate::registry::{Decl, Raw, RawType, Value};
-use crate::wire::{Cond, Len, Prim, Target, Wire};
+use crate::wire::{Cond, Each, Len, Prim, Target, Wire};
 
 /// A member or parameter.
 #[derive(Clone, Debug)]
@@ -187,6 +187,8 @@ pub struct Model {
     pub legacy_stypes: Vec<(String, i64, String)>,
     /// Device extensions that guests do not see: name, reason.
     pub hidden_extensions: Vec<(String, String)>,
+    /// Features that guests do not see: struct, member.
+    pub hidden_features: Vec<(String, String)>,
 }
 
 impl Model {
@@ -324,6 +326,18 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
             .hidden_extensions
             .push((extension.clone(), why.clone()));
     }
+    for item in policy.hidden_features.keys() {
+        let Some((structure, member)) = item.split_once('.') else {
+            bail!("a hidden feature is VkStruct.member, not {item}");
+        };
+        let there = |s: &Struct| s.chained() && s.fields.iter().any(|f| f.name == member);
+        if model.get(structure).is_some_and(there) {
+            policy.used(item);
+        }
+        model
+            .hidden_features
+            .push((structure.to_owned(), member.to_owned()));
+    }
     policy.check_all_used()?;
     Ok(model)
 }
@@ -356,6 +370,10 @@ fn foreign_field(field: &Field, foreign: &BTreeMap<String, String>) -> Option<St
         | Wire::Structs(s)
         | Wire::Union { name: s, .. }
         | Wire::Pointer {
+            target: Target::Struct(s) | Target::Union(s),
+            ..
+        }
+        | Wire::Pointers {
             target: Target::Struct(s) | Target::Union(s),
             ..
         } => foreign.get(s).cloned(),
@@ -686,10 +704,14 @@ impl<'a> Resolver<'a> {
         if m.ptr == 2 && base == "char" && strings {
             return Ok(Wire::Strs(self.len(m, siblings)?));
         }
+        if let Some((each, _)) = self.policy.pointers.get(&item) {
+            self.policy.used(&item);
+            return self.pointers(m, siblings, base, optional, each);
+        }
         if m.ptr > 1 {
             if !self.policy.double_pointers.contains_key(&item) {
                 bail!(
-                    "a pointer to pointers: say in the policy's [[double_pointer]] what it sends"
+                    "a pointer to pointers: say in the policy's [[pointers]] or [[double_pointer]] what it sends"
                 );
             }
             self.policy.used(&item);
@@ -702,14 +724,10 @@ impl<'a> Resolver<'a> {
         if base == "char" && strings {
             return Ok(Wire::Str { optional });
         }
-        let target = match base_type {
-            Some(RawType::Handle { .. }) => Target::Handle(kind(base).to_owned()),
-            Some(RawType::Struct { union: true, .. }) => Target::Union(base.to_owned()),
-            Some(RawType::Struct { .. }) => Target::Struct(base.to_owned()),
-            _ if base == "void" && m.len.is_none() => Target::Byte,
-            _ if base == "void" => Target::Bytes,
-            _ if base == "size_t" => Target::Size,
-            _ => Target::Plain(self.prim(base).with_context(|| format!("unknown {base}"))?),
+        let target = match base {
+            "void" if m.len.is_none() => Target::Byte,
+            "void" => Target::Bytes,
+            _ => self.target(base)?,
         };
         let cond = if let Some(only_if) = self.policy.only_if.get(&item) {
             self.policy.used(&item);
@@ -728,6 +746,62 @@ impl<'a> Resolver<'a> {
             target,
             len: self.len(m, siblings)?,
             cond,
+        })
+    }
+
+    /// What a pointer to a type points to.
+    fn target(&self, base: &str) -> Result<Target> {
+        Ok(match self.types.get(base) {
+            Some(RawType::Handle { .. }) => Target::Handle(kind(base).to_owned()),
+            Some(RawType::Struct { union: true, .. }) => Target::Union(base.to_owned()),
+            Some(RawType::Struct { .. }) => Target::Struct(base.to_owned()),
+            _ if base == "size_t" => Target::Size,
+            _ => Target::Plain(self.prim(base).with_context(|| format!("unknown {base}"))?),
+        })
+    }
+
+    /// A list of pointers.
+    fn pointers(
+        &self,
+        m: &Decl,
+        siblings: &[Decl],
+        base: &str,
+        optional: bool,
+        each: &str,
+    ) -> Result<Wire> {
+        if m.ptr != 2 || !m.konst {
+            bail!("[[pointers]] is for lists of pointers that are sent");
+        }
+        let target = self.target(base)?;
+        if !matches!(
+            target,
+            Target::Struct(_) | Target::Plain(Prim::U32 | Prim::U64)
+        ) {
+            bail!("a list of pointers to {target:?} has no form");
+        }
+        let each = match each.split_once("[].") {
+            None if each == "1" => Each::One,
+            None => bail!("`each` is 1 or pSibling[].member"),
+            Some((array, member)) => {
+                // As many elements as pointers, and always there: decoding them bounds the list.
+                let sibling = siblings
+                    .iter()
+                    .take_while(|s| s.name != m.name)
+                    .find(|s| s.name == array && s.ptr == 1 && s.len == m.len && !s.optional)
+                    .with_context(|| format!("{array} does not go with it"))?;
+                match self.types.get(self.real(&sibling.base)) {
+                    Some(RawType::Struct { members, .. })
+                        if members.iter().any(|f| f.name == member) => {}
+                    _ => bail!("{} has no {member}", sibling.base),
+                }
+                Each::Of(array.to_owned(), member.to_owned())
+            }
+        };
+        Ok(Wire::Pointers {
+            optional,
+            target,
+            len: self.len(m, siblings)?,
+            each,
         })
     }
 

@@ -31,6 +31,8 @@ struct File {
     #[serde(default)]
     double_pointer: Vec<Items>,
     #[serde(default)]
+    pointers: Vec<Pointers>,
+    #[serde(default)]
     unknown_length: Vec<Items>,
     #[serde(default)]
     drop: Vec<Items>,
@@ -38,6 +40,8 @@ struct File {
     refuse: Vec<Items>,
     #[serde(default)]
     hide_extension: Vec<Items>,
+    #[serde(default)]
+    hide_feature: Vec<Items>,
     #[serde(default)]
     serve: Vec<Items>,
 }
@@ -55,6 +59,14 @@ struct Pointee {
     items: Vec<String>,
     #[serde(rename = "type")]
     base: String,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pointers {
+    items: Vec<String>,
+    each: String,
     why: String,
 }
 
@@ -141,6 +153,8 @@ pub struct Policy {
     pub externals: BTreeMap<String, (Option<&'static str>, String)>,
     /// Pointers to pointers that send nothing.
     pub double_pointers: BTreeMap<String, String>,
+    /// Lists of pointers: how much each points to, `1` or `pSibling[].member`.
+    pub pointers: BTreeMap<String, (String, String)>,
     /// Pointers whose length no sibling gives.
     pub unknown_lengths: BTreeMap<String, String>,
     /// Structs left out of the host driver's chains.
@@ -151,6 +165,8 @@ pub struct Policy {
     pub guest_serves: BTreeMap<String, String>,
     /// Device extensions that guests do not see.
     pub hidden_extensions: BTreeMap<String, String>,
+    /// `VkFooFeatures.member`: features that guests do not see.
+    pub hidden_features: BTreeMap<String, String>,
     used: std::cell::RefCell<BTreeSet<String>>,
 }
 
@@ -190,12 +206,18 @@ impl Policy {
                 self.pointees.insert(item, (p.base.clone(), p.why.clone()));
             }
         }
+        for p in file.pointers {
+            for item in p.items {
+                self.pointers.insert(item, (p.each.clone(), p.why.clone()));
+            }
+        }
         all(&mut self.union_first, file.union_first)?;
         all(&mut self.lenient, file.lenient)?;
         all(&mut self.double_pointers, file.double_pointer)?;
         all(&mut self.unknown_lengths, file.unknown_length)?;
         all(&mut self.drops, file.drop)?;
         all(&mut self.hidden_extensions, file.hide_extension)?;
+        all(&mut self.hidden_features, file.hide_feature)?;
         all(&mut self.guest_serves, file.serve)?;
         all(&mut self.refusals, file.refuse)?;
         self.only_if
@@ -252,10 +274,12 @@ impl Policy {
             self.union_first.keys().collect(),
             self.lenient.keys().collect(),
             self.double_pointers.keys().collect(),
+            self.pointers.keys().collect(),
             self.unknown_lengths.keys().collect(),
             self.drops.keys().collect(),
             self.refusals.keys().collect(),
             self.hidden_extensions.keys().collect(),
+            self.hidden_features.keys().collect(),
             self.guest_serves.keys().collect(),
         ];
         let stale: Vec<_> = lists

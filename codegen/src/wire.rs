@@ -100,6 +100,15 @@ pub enum Target {
     Byte,
 }
 
+/// How many elements each pointer of a list points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Each {
+    /// One.
+    One,
+    /// A member of the element with the same index in a sibling array: `pInfos[].geometryCount`.
+    Of(String, String),
+}
+
 /// A condition on a sibling for a body to be there.
 #[derive(Clone, Debug)]
 pub enum Cond {
@@ -162,6 +171,17 @@ pub enum Wire {
         /// When its body is there.
         cond: Option<Cond>,
     },
+    /// A list of pointers: what each points to, one after the other.
+    Pointers {
+        /// Flag bytes before it.
+        optional: bool,
+        /// What each points to.
+        target: Target,
+        /// How many pointers.
+        len: Len,
+        /// How much each points to.
+        each: Each,
+    },
     /// Not sent at all.
     Nothing,
     /// Cannot be sent: the reason.
@@ -184,7 +204,9 @@ impl Wire {
                     4
                 }
             }
-            Self::Pointer { optional, .. } => 8 * usize::from(*optional),
+            Self::Pointer { optional, .. } | Self::Pointers { optional, .. } => {
+                8 * usize::from(*optional)
+            }
         }
     }
 }

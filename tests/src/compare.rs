@@ -20,12 +20,17 @@ pub const HIDDEN: &[(&str, bool, &str)] = &[
         false,
         "the stock guest driver aborts on a write of an inline uniform block, and the host does not know which driver asks",
     ),
+    ("ray queries", true, NO_RAYS),
+    ("compacted sizes", true, NO_RAYS),
+    ("refitted", true, NO_RAYS),
+    ("ray pipeline", true, NO_RAYS),
     ("sparse buffer", false, NO_SPARSE),
     ("sparse image", false, NO_SPARSE),
 ];
 
 const NO_PUSH: &str = "the stock guest driver does not list VK_KHR_push_descriptor";
 const NO_MULTI_DRAW: &str = "the stock guest driver does not list VK_EXT_multi_draw";
+const NO_RAYS: &str = "the stock guest driver does not list ray tracing";
 const NO_SPARSE: &str =
     "memory that guests may map is imported, and lavapipe binds no imported memory sparsely";
 

@@ -50,6 +50,10 @@ pub struct Gpu {
 /// Device extensions that are enabled when shown; everything else the workloads use is core.
 const WANTED: &[&CStr] = &[
     ash::khr::push_descriptor::NAME,
+    ash::khr::deferred_host_operations::NAME,
+    ash::khr::acceleration_structure::NAME,
+    ash::khr::ray_query::NAME,
+    ash::khr::ray_tracing_pipeline::NAME,
     ash::khr::external_fence_fd::NAME,
     ash::khr::external_semaphore_fd::NAME,
     ash::ext::multi_draw::NAME,
@@ -194,9 +198,24 @@ impl Gpu {
             if has_13 {
                 features2 = features2.push_next(&mut on13);
             }
+            let shown = |name: &CStr| extensions.contains(&*name.to_string_lossy());
             let mut multi_draw = vk::PhysicalDeviceMultiDrawFeaturesEXT::default().multi_draw(true);
-            if extensions.contains(&*ash::ext::multi_draw::NAME.to_string_lossy()) {
+            if shown(ash::ext::multi_draw::NAME) {
                 features2 = features2.push_next(&mut multi_draw);
+            }
+            let mut structures = vk::PhysicalDeviceAccelerationStructureFeaturesKHR::default()
+                .acceleration_structure(true);
+            let mut queries = vk::PhysicalDeviceRayQueryFeaturesKHR::default().ray_query(true);
+            let mut pipelines = vk::PhysicalDeviceRayTracingPipelineFeaturesKHR::default()
+                .ray_tracing_pipeline(true);
+            if shown(ash::khr::acceleration_structure::NAME) {
+                features2 = features2.push_next(&mut structures);
+            }
+            if shown(ash::khr::ray_query::NAME) {
+                features2 = features2.push_next(&mut queries);
+            }
+            if shown(ash::khr::ray_tracing_pipeline::NAME) {
+                features2 = features2.push_next(&mut pipelines);
             }
             let info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queue_infos)
@@ -242,6 +261,11 @@ impl Gpu {
         self.properties.api_version >= vk::API_VERSION_1_3
     }
 
+    /// Whether the validation layer looks on.
+    pub fn validates(&self) -> bool {
+        self.validation.is_some()
+    }
+
     /// How often the validation layer complained; zero without it.
     pub fn complaints(&self) -> u32 {
         let count = |v: &Validation| v.complaints.load(Ordering::Relaxed);
@@ -271,9 +295,22 @@ impl Gpu {
         requirements: vk::MemoryRequirements,
         flags: vk::MemoryPropertyFlags,
     ) -> Result<Own<'_, vk::DeviceMemory>> {
-        let info = vk::MemoryAllocateInfo::default()
+        self.allocate_as(requirements, flags, vk::MemoryAllocateFlags::empty())
+    }
+
+    fn allocate_as(
+        &self,
+        requirements: vk::MemoryRequirements,
+        flags: vk::MemoryPropertyFlags,
+        special: vk::MemoryAllocateFlags,
+    ) -> Result<Own<'_, vk::DeviceMemory>> {
+        let mut extra = vk::MemoryAllocateFlagsInfo::default().flags(special);
+        let mut info = vk::MemoryAllocateInfo::default()
             .allocation_size(requirements.size)
             .memory_type_index(self.memory_type(requirements.memory_type_bits, flags)?);
+        if !special.is_empty() {
+            info = info.push_next(&mut extra);
+        }
         let memory = unsafe { self.device.allocate_memory(&info, None) }
             .with_context(|| format!("allocating {} bytes", requirements.size))?;
         Ok(self.own(memory))
@@ -290,6 +327,12 @@ impl Gpu {
         };
         buffer.pointer = pointer.cast();
         Ok(buffer)
+    }
+
+    /// Where the device finds a buffer that was made with SHADER_DEVICE_ADDRESS.
+    pub fn address(&self, buffer: &Buffer<'_>) -> vk::DeviceAddress {
+        let info = vk::BufferDeviceAddressInfo::default().buffer(*buffer.handle);
+        unsafe { self.device.get_buffer_device_address(&info) }
     }
 
     /// A buffer in device-local memory.
@@ -318,8 +361,13 @@ impl Gpu {
         let info = vk::BufferCreateInfo::default().size(size).usage(usage);
         unsafe {
             let handle = self.own(self.device.create_buffer(&info, None)?);
-            let memory =
-                self.allocate(self.device.get_buffer_memory_requirements(*handle), flags)?;
+            let special = if usage.contains(vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS) {
+                vk::MemoryAllocateFlags::DEVICE_ADDRESS
+            } else {
+                vk::MemoryAllocateFlags::empty()
+            };
+            let requirements = self.device.get_buffer_memory_requirements(*handle);
+            let memory = self.allocate_as(requirements, flags, special)?;
             self.device.bind_buffer_memory(*handle, *memory, 0)?;
             Ok(Buffer {
                 handle,

@@ -12,18 +12,27 @@ const SPEC_COUNT: u32 = 16;
 
 /// Compiles WGSL to SPIR-V 1.3; every entry point of the source is in the result.
 pub fn compile(wgsl: &str) -> Result<Vec<u32>> {
-    compile_with(wgsl, &[])
+    compile_as((1, 3), wgsl, &[])
+}
+
+/// Like [`compile`], to SPIR-V 1.4, which ray tracing needs.
+pub fn compile_rays(wgsl: &str) -> Result<Vec<u32>> {
+    compile_as((1, 4), wgsl, &[])
 }
 
 /// Like [`compile`], with `(from, to)` pairs of binding numbers in set 0: two WGSL variables may land on one binding.
 pub fn compile_with(wgsl: &str, rebind: &[(u32, u32)]) -> Result<Vec<u32>> {
+    compile_as((1, 3), wgsl, rebind)
+}
+
+fn compile_as(version: (u8, u8), wgsl: &str, rebind: &[(u32, u32)]) -> Result<Vec<u32>> {
     let module = naga::front::wgsl::parse_str(wgsl)
         .map_err(|error| anyhow!("{}", error.emit_to_string(wgsl)))?;
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
         .validate(&module)
         .map_err(|error| anyhow!("{}", error.emit_to_string(wgsl)))?;
     let mut options = spv::Options {
-        lang_version: (1, 3),
+        lang_version: version,
         // Vulkan's own clip space: nothing is turned upside down behind our back.
         flags: spv::WriterFlags::empty(),
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,

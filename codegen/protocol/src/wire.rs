@@ -207,6 +207,15 @@ macro_rules! count_at {
         let p = $pointer;
         if p.is_null() { 0 } else { (*p).$field as usize }
     }};
+    // A member of an element of an array, which has that many.
+    ($pointer:expr, $index:expr, $field:ident) => {{
+        let p = $pointer;
+        if p.is_null() {
+            0
+        } else {
+            (*p.add($index)).$field as usize
+        }
+    }};
 }
 pub(crate) use count_at;
 
@@ -697,6 +706,45 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// `n` pointers, each to as many structs as `each` says, of which there are `min` bytes a pointer.
+    ///
+    /// # Safety
+    /// As [`Reader::place`].
+    pub(crate) unsafe fn lists<T: Wire>(
+        &mut self,
+        slot: *mut *mut *mut T,
+        n: usize,
+        min: usize,
+        each: impl Fn(usize) -> usize,
+    ) -> Result<(), DecodeError> {
+        // SAFETY: the caller's promise.
+        let p = unsafe { self.place(slot, n, min)? };
+        for i in 0..n {
+            // SAFETY: place made room for n pointers.
+            unsafe { self.array(p.add(i), each(i))? };
+        }
+        Ok(())
+    }
+
+    /// As [`Reader::lists`], of scalars.
+    ///
+    /// # Safety
+    /// As [`Reader::place`].
+    pub(crate) unsafe fn scalar_lists<T: AnyBitPattern>(
+        &mut self,
+        slot: *mut *mut *mut T,
+        n: usize,
+        each: impl Fn(usize) -> usize,
+    ) -> Result<(), DecodeError> {
+        // SAFETY: the caller's promise.
+        let p = unsafe { self.place(slot, n, 0)? };
+        for i in 0..n {
+            // SAFETY: place made room for n pointers.
+            unsafe { self.scalars(p.add(i), each(i))? };
+        }
+        Ok(())
+    }
+
     /// The elements of a fixed array of structs.
     ///
     /// # Safety
@@ -1116,6 +1164,42 @@ impl<'a> Writer<'a> {
                     true => zeroed::<T>().encode(self),
                     false => (*p.add(i)).encode(self),
                 }
+            }
+        }
+    }
+
+    /// What each of `n` pointers points to.
+    ///
+    /// # Safety
+    /// `p` is null or valid for `n` reads of pointers, each as for [`Writer::array`].
+    pub(crate) unsafe fn lists<T: Wire>(
+        &mut self,
+        p: *const *const T,
+        n: usize,
+        each: impl Fn(usize) -> usize,
+    ) {
+        for i in 0..n {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.array(if p.is_null() { ptr::null() } else { *p.add(i) }, each(i));
+            }
+        }
+    }
+
+    /// As [`Writer::lists`], of scalars.
+    ///
+    /// # Safety
+    /// As [`Writer::lists`].
+    pub(crate) unsafe fn scalar_lists<T>(
+        &mut self,
+        p: *const *const T,
+        n: usize,
+        each: impl Fn(usize) -> usize,
+    ) {
+        for i in 0..n {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.scalars(if p.is_null() { ptr::null() } else { *p.add(i) }, each(i));
             }
         }
     }

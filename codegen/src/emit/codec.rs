@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Out, ident};
 use crate::Model;
 use crate::model::{Command, Field, Struct};
-use crate::wire::{Cond, Len, Target, Wire};
+use crate::wire::{Cond, Each, Len, Target, Wire};
 
 /// Implementations of `Wire` for every struct and union.
 pub(super) fn structs(model: &Model) -> String {
@@ -444,6 +444,20 @@ fn len(len: &Len, place: &str) -> String {
     }
 }
 
+/// How much each pointer of a list points to, as a function of its index.
+fn each_of(each: &Each, place: &str) -> String {
+    match each {
+        Each::One => "|_| 1".to_owned(),
+        Each::Of(array, member) => {
+            format!(
+                "|i| count_at!({place}{}, i, {})",
+                ident(array),
+                ident(member)
+            )
+        }
+    }
+}
+
 fn condition(model: &Model, cond: &Cond, place: &str) -> String {
     match cond {
         Cond::OneOf(field, values) => {
@@ -523,6 +537,32 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
         }
         Wire::Callbacks => out.line("r.callbacks()?;"),
         Wire::Nothing | Wire::Foreign(_) => {}
+        Wire::Pointers {
+            optional,
+            target,
+            len: count,
+            each,
+        } => {
+            let (n, each_of) = (len(count, place), each_of(each, place));
+            let slot = format!("(&raw mut {at}).cast()");
+            let body = match target {
+                Target::Struct(s) => {
+                    let min = match each {
+                        Each::One => format!("<{s} as Wire>::MIN"),
+                        Each::Of(..) => "0".to_owned(),
+                    };
+                    format!("r.lists::<{s}>({slot}, {n}, {min}, {each_of})?;")
+                }
+                target => format!(
+                    "r.scalar_lists::<{}>({slot}, {n}, {each_of})?;",
+                    element(target)
+                ),
+            };
+            match optional {
+                true => out.line(format!("if r.flag()? {{ {body} }}")),
+                false => out.line(body),
+            }
+        }
         Wire::Pointer {
             optional,
             target,
@@ -587,6 +627,23 @@ fn encode_field(out: &mut Out, model: &Model, f: &Field, place: &str) {
         Wire::Strs(count) => out.line(format!("w.strings({at}, {});", len(count, place))),
         Wire::Callbacks => out.line("w.callbacks();"),
         Wire::Nothing | Wire::Foreign(_) => {}
+        Wire::Pointers {
+            optional,
+            target,
+            len: count,
+            each,
+        } => {
+            let (n, each_of) = (len(count, place), each_of(each, place));
+            let list = match target {
+                Target::Struct(_) => "lists",
+                _ => "scalar_lists",
+            };
+            let body = format!("w.{list}({at}, {n}, {each_of});");
+            match optional {
+                true => out.line(format!("if w.flag({at}.cast()) {{ {body} }}")),
+                false => out.line(body),
+            }
+        }
         Wire::Pointer {
             optional,
             target,

@@ -124,6 +124,7 @@ pub(super) fn dispatch(model: &Model) -> String {
         .collect();
     out.line(format!("!matches!(opcode, {})", numbers.join(" | ")));
     out.line("}");
+    hidden_features(&mut out, model);
     out.line("/// Device extensions that guests do not see, and why.");
     out.line("pub const HIDDEN_EXTENSIONS: &[(&str, &str)] = &[");
     for (name, why) in &model.hidden_extensions {
@@ -131,6 +132,36 @@ pub(super) fn dispatch(model: &Model) -> String {
     }
     out.line("];");
     out.finish()
+}
+
+/// Takes out of a chain of answers what the policy hides.
+fn hidden_features(out: &mut Out, model: &Model) {
+    out.line("/// Clears the features that guests do not see, in the chain that starts at `next`.");
+    out.line("///");
+    out.line("/// # Safety");
+    out.line("/// The chain was decoded, and nobody else looks at it.");
+    out.line("pub(crate) unsafe fn hide_features(mut next: *mut std::ffi::c_void) {");
+    out.line("// SAFETY: every struct of a decoded chain starts like VkBaseOutStructure, and its type says what it is.");
+    out.line("unsafe {");
+    out.line("while let Some(base) = next.cast::<VkBaseOutStructure>().as_ref() {");
+    out.line("match base.sType {");
+    for s in &model.structs {
+        let hidden: Vec<String> = model
+            .hidden_features
+            .iter()
+            .filter(|(name, _)| *name == s.name)
+            .map(|(_, member)| format!("(*next.cast::<{}>()).{member} = 0;", s.name))
+            .collect();
+        if let (Some(stype), false) = (s.stype(), hidden.is_empty()) {
+            out.line(format!("{stype} => {{ {} }}", hidden.join(" ")));
+        }
+    }
+    out.line("_ => {}");
+    out.line("}");
+    out.line("next = base.pNext.cast();");
+    out.line("}");
+    out.line("}");
+    out.line("}");
 }
 
 /// What the host does with a command unless it says otherwise.

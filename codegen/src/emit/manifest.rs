@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::Model;
 use crate::model::{Field, Struct};
-use crate::wire::{Cond, Len, Target, Wire};
+use crate::wire::{Cond, Each, Len, Target, Wire};
 
 /// Between the shape and what the host makes of it.
 pub const REMARK: &str = "  # ";
@@ -101,6 +101,10 @@ pub fn contents<'m>(model: &'m Model, name: &str) -> Vec<&'m Struct> {
             | Wire::Pointer {
                 target: Target::Struct(s) | Target::Union(s),
                 ..
+            }
+            | Wire::Pointers {
+                target: Target::Struct(s) | Target::Union(s),
+                ..
             } => model.get(s),
             _ => None,
         })
@@ -189,19 +193,26 @@ fn form(model: &Model, wire: &Wire, rust: &str) -> String {
         Wire::Callbacks => "null".to_owned(),
         Wire::Nothing => "nothing".to_owned(),
         Wire::Foreign(why) => format!("none ({why})"),
+        Wire::Pointers {
+            optional,
+            target,
+            len,
+            each,
+        } => {
+            let flag = if *optional { "flag " } else { "" };
+            let each = match each {
+                Each::One => String::new(),
+                Each::Of(array, member) => format!(" of [{array}[].{member}]"),
+            };
+            format!("{flag}{}{}{each}", pointee(target), length(model, len))
+        }
         Wire::Pointer {
             optional,
             target,
             len,
             cond,
         } => {
-            let target = match target {
-                Target::Plain(p) => p.rust().to_owned(),
-                Target::Size => "be64".to_owned(),
-                Target::Handle(k) => k.clone(),
-                Target::Struct(s) | Target::Union(s) => s.clone(),
-                Target::Bytes | Target::Byte => "u8".to_owned(),
-            };
+            let target = pointee(target);
             let cond = match cond {
                 None => String::new(),
                 Some(Cond::OneOf(f, values)) => format!(" if {f} is {}", numbers(model, values)),
@@ -213,6 +224,16 @@ fn form(model: &Model, wire: &Wire, rust: &str) -> String {
             let flag = if *optional { "flag " } else { "" };
             format!("{flag}{target}{}{cond}", length(model, len))
         }
+    }
+}
+
+fn pointee(target: &Target) -> String {
+    match target {
+        Target::Plain(p) => p.rust().to_owned(),
+        Target::Size => "be64".to_owned(),
+        Target::Handle(k) => k.clone(),
+        Target::Struct(s) | Target::Union(s) => s.clone(),
+        Target::Bytes | Target::Byte => "u8".to_owned(),
     }
 }
 

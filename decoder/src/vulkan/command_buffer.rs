@@ -55,6 +55,36 @@ impl CommandBufferCommands for Engine {
         must_succeed("vkEndCommandBuffer", unsafe { f(c.commandBuffer) })
     }
 
+    fn vkCmdBuildAccelerationStructuresKHR(
+        &mut self,
+        fns: &DeviceFns,
+        c: &mut p::vkCmdBuildAccelerationStructuresKHR,
+    ) -> Result<(), Error> {
+        // SAFETY: decoding placed as many structs as the count says.
+        unsafe { acceleration_structure::check_builds(c.pInfos, c.infoCount)? };
+        plain::vkCmdBuildAccelerationStructuresKHR(self, fns, c)
+    }
+
+    fn vkCmdBuildAccelerationStructuresIndirectKHR(
+        &mut self,
+        fns: &DeviceFns,
+        c: &mut p::vkCmdBuildAccelerationStructuresIndirectKHR,
+    ) -> Result<(), Error> {
+        // SAFETY: as above.
+        unsafe { acceleration_structure::check_builds(c.pInfos, c.infoCount)? };
+        plain::vkCmdBuildAccelerationStructuresIndirectKHR(self, fns, c)
+    }
+
+    fn vkCmdBuildMicromapsEXT(
+        &mut self,
+        fns: &DeviceFns,
+        c: &mut p::vkCmdBuildMicromapsEXT,
+    ) -> Result<(), Error> {
+        // SAFETY: as above.
+        unsafe { acceleration_structure::check_micromaps(c.pInfos, c.infoCount)? };
+        plain::vkCmdBuildMicromapsEXT(self, fns, c)
+    }
+
     fn vkResetCommandBufferAsyncGOOGLE(
         &mut self,
         fns: &DeviceFns,

@@ -308,6 +308,98 @@ impl DeviceCommands for Engine {
         Ok(())
     }
 
+    fn vkGetAccelerationStructureBuildSizesKHR(
+        &mut self,
+        c: &mut p::vkGetAccelerationStructureBuildSizesKHR,
+    ) -> Result<(), Error> {
+        // SAFETY: decoding placed the struct.
+        unsafe {
+            acceleration_structure::check_builds(c.pBuildInfo, 1)?;
+            if (*c.pBuildInfo).geometryCount > 0 && c.pMaxPrimitiveCounts.is_null() {
+                return Err(Error::Nonsense("a build without its primitive counts"));
+            }
+        }
+        plain::vkGetAccelerationStructureBuildSizesKHR(self, c)
+    }
+
+    fn vkGetMicromapBuildSizesEXT(
+        &mut self,
+        c: &mut p::vkGetMicromapBuildSizesEXT,
+    ) -> Result<(), Error> {
+        // SAFETY: decoding placed the struct.
+        unsafe { acceleration_structure::check_micromaps(c.pBuildInfo, 1)? };
+        plain::vkGetMicromapBuildSizesEXT(self, c)
+    }
+
+    fn vkWriteAccelerationStructuresPropertiesKHR(
+        &mut self,
+        c: &mut p::vkWriteAccelerationStructuresPropertiesKHR,
+    ) -> Result<VkResult, Error> {
+        let f = function!(
+            self.device_fns(c.device_token)?,
+            vkWriteAccelerationStructuresPropertiesKHR
+        );
+        let least =
+            acceleration_structure::properties_room(c.accelerationStructureCount, c.stride)?;
+        with_room(c.pData, c.dataSize, least, |to| {
+            // SAFETY: live handles, and room for as many properties as the count says.
+            unsafe {
+                f(
+                    c.device,
+                    c.accelerationStructureCount,
+                    c.pAccelerationStructures,
+                    c.queryType,
+                    c.dataSize,
+                    to,
+                    c.stride,
+                )
+            }
+        })
+    }
+
+    fn vkWriteMicromapsPropertiesEXT(
+        &mut self,
+        c: &mut p::vkWriteMicromapsPropertiesEXT,
+    ) -> Result<VkResult, Error> {
+        let f = function!(
+            self.device_fns(c.device_token)?,
+            vkWriteMicromapsPropertiesEXT
+        );
+        let least = acceleration_structure::properties_room(c.micromapCount, c.stride)?;
+        with_room(c.pData, c.dataSize, least, |to| {
+            // SAFETY: as above.
+            unsafe {
+                f(
+                    c.device,
+                    c.micromapCount,
+                    c.pMicromaps,
+                    c.queryType,
+                    c.dataSize,
+                    to,
+                    c.stride,
+                )
+            }
+        })
+    }
+
+    fn vkCreatePipelineBinariesKHR(
+        &mut self,
+        c: &mut p::vkCreatePipelineBinariesKHR,
+    ) -> Result<VkResult, Error> {
+        let ret = plain::vkCreatePipelineBinariesKHR(self, c)?;
+        // SAFETY: decoding placed the struct, with room for as many handles as its count says.
+        if let Some(binaries) = unsafe { c.pBinaries.as_ref() } {
+            self.adopt(
+                Kind::PipelineBinaryKHR,
+                c.device_token,
+                binaries.pPipelineBinaries.cast(),
+                binaries.pipelineBinaryCount as usize,
+                true,
+            )?;
+        }
+        Ok(ret)
+    }
+
     fn vkGetDescriptorEXT(&mut self, c: &mut p::vkGetDescriptorEXT) -> Result<(), Error> {
         /// More than a descriptor has anywhere.
         const MOST: usize = 4096;

@@ -12,10 +12,12 @@ use asgard_protocol::{Arena, Reader};
 use crate::Error;
 use crate::stream::{Engine, Host, count, count_in, run, run_on_command_buffer, stage};
 
+mod acceleration_structure;
 mod buffer;
 mod chain;
 mod command_buffer;
 mod command_pool;
+mod deferred_operation;
 mod descriptor_pool;
 mod descriptor_set;
 mod descriptor_update_template;
@@ -25,6 +27,7 @@ mod fence;
 mod image;
 mod instance;
 mod physical_device;
+mod pipeline;
 mod query_pool;
 mod queue;
 mod semaphore;
@@ -48,13 +51,13 @@ macro_rules! plain {
     ($($commands:ident)*) => { $( impl $commands for Engine {} )* };
 }
 plain! {
-    AccelerationStructureCommands BufferCollectionCommands BufferViewCommands
+    BufferCollectionCommands BufferViewCommands
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands DebugReportCallbackCommands DebugUtilsMessengerCommands
-    DeferredOperationCommands DescriptorSetLayoutCommands DisplayCommands DisplayModeCommands
+    DescriptorSetLayoutCommands DisplayCommands DisplayModeCommands
     EventCommands ExternalComputeQueueCommands FramebufferCommands ImageViewCommands
-    IndirectCommandsLayoutCommands IndirectExecutionSetCommands MicromapCommands
-    OpticalFlowSessionCommands PerformanceConfigurationCommands PipelineCommands
+    IndirectCommandsLayoutCommands IndirectExecutionSetCommands
+    OpticalFlowSessionCommands PerformanceConfigurationCommands
     PipelineBinaryCommands PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands
     RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands
     ShaderCommands ShaderModuleCommands SurfaceCommands SwapchainCommands TensorCommands

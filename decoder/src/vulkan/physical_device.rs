@@ -65,12 +65,7 @@ fn hide_features(core: &mut VkPhysicalDeviceFeatures) {
 unsafe fn hide_chained_features(next: *mut std::ffi::c_void, inline_uniform_blocks: bool) {
     // SAFETY: the caller's promise; what is found is this command's own.
     unsafe {
-        if let Some(f) = chain::find_mut::<VkPhysicalDeviceVulkan14Features>(next) {
-            f.hostImageCopy = 0;
-        }
-        if let Some(f) = chain::find_mut::<VkPhysicalDeviceHostImageCopyFeatures>(next) {
-            f.hostImageCopy = 0;
-        }
+        generated::hide_features(next);
         if inline_uniform_blocks {
             return;
         }

@@ -98,6 +98,22 @@ unsafe fn side_by_side<T: Copy>(first: *const T, count: u32, stride: u32) -> Vec
         .collect()
 }
 
+/// Stages of a bind point: any of them names it.
+fn stages(bind_point: VkPipelineBindPoint) -> VkShaderStageFlags {
+    match bind_point {
+        VK_PIPELINE_BIND_POINT_GRAPHICS => VK_SHADER_STAGE_ALL_GRAPHICS,
+        VK_PIPELINE_BIND_POINT_RAY_TRACING_KHR => {
+            VK_SHADER_STAGE_RAYGEN_BIT_KHR
+                | VK_SHADER_STAGE_ANY_HIT_BIT_KHR
+                | VK_SHADER_STAGE_CLOSEST_HIT_BIT_KHR
+                | VK_SHADER_STAGE_MISS_BIT_KHR
+                | VK_SHADER_STAGE_INTERSECTION_BIT_KHR
+                | VK_SHADER_STAGE_CALLABLE_BIT_KHR
+        }
+        _ => VK_SHADER_STAGE_COMPUTE_BIT,
+    }
+}
+
 impl CommandBufferCommands for Driver {
     fn vkAllocateCommandBuffers(&self, c: &mut p::vkAllocateCommandBuffers) -> VkResult {
         let ret = self.call(c);
@@ -189,6 +205,51 @@ impl CommandBufferCommands for Driver {
     }
 
     fn vkCmdPushDescriptorSetWithTemplate(&self, c: &mut p::vkCmdPushDescriptorSetWithTemplate) {
-        descriptor_update_template::push(c);
+        let info = VkPushDescriptorSetWithTemplateInfo {
+            sType: VK_STRUCTURE_TYPE_PUSH_DESCRIPTOR_SET_WITH_TEMPLATE_INFO,
+            descriptorUpdateTemplate: c.descriptorUpdateTemplate,
+            layout: c.layout,
+            set: c.set,
+            pData: c.pData,
+            ..zeroed()
+        };
+        // SAFETY: the application passes a live command buffer and template, and the template's data.
+        unsafe {
+            descriptor_update_template::push(c.commandBuffer, &info, |template, writes| {
+                self.record(&mut p::vkCmdPushDescriptorSet {
+                    commandBuffer: c.commandBuffer,
+                    pipelineBindPoint: template.bind_point,
+                    layout: c.layout,
+                    set: c.set,
+                    descriptorWriteCount: writes.len() as u32,
+                    pDescriptorWrites: writes.as_ptr(),
+                    ..zeroed()
+                });
+            });
+        }
+    }
+
+    fn vkCmdPushDescriptorSetWithTemplate2(&self, c: &mut p::vkCmdPushDescriptorSetWithTemplate2) {
+        // SAFETY: as above, and a struct.
+        unsafe {
+            let info = *c.pPushDescriptorSetWithTemplateInfo;
+            descriptor_update_template::push(c.commandBuffer, &info, |template, writes| {
+                let push = VkPushDescriptorSetInfo {
+                    sType: VK_STRUCTURE_TYPE_PUSH_DESCRIPTOR_SET_INFO,
+                    // A layout may stand in the chain instead.
+                    pNext: info.pNext,
+                    stageFlags: stages(template.bind_point),
+                    layout: info.layout,
+                    set: info.set,
+                    descriptorWriteCount: writes.len() as u32,
+                    pDescriptorWrites: writes.as_ptr(),
+                };
+                self.record(&mut p::vkCmdPushDescriptorSet2 {
+                    commandBuffer: c.commandBuffer,
+                    pPushDescriptorSetInfo: &raw const push,
+                    ..zeroed()
+                });
+            });
+        }
     }
 }

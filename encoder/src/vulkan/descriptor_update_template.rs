@@ -12,7 +12,7 @@ use crate::vulkan::device::device;
 pub(crate) struct Template {
     entries: Vec<Entry>,
     kind: VkDescriptorUpdateTemplateType,
-    bind_point: VkPipelineBindPoint,
+    pub(super) bind_point: VkPipelineBindPoint,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,7 @@ enum Form {
     Buffer,
     View,
     Block,
+    Structure,
     Other,
 }
 
@@ -50,6 +51,7 @@ fn form(descriptor: VkDescriptorType) -> Form {
             Form::View
         }
         VK_DESCRIPTOR_TYPE_INLINE_UNIFORM_BLOCK => Form::Block,
+        VK_DESCRIPTOR_TYPE_ACCELERATION_STRUCTURE_KHR => Form::Structure,
         _ => Form::Other,
     }
 }
@@ -64,6 +66,7 @@ struct Sorted {
     views: Vec<VkBufferView>,
     view_entries: Vec<u32>,
     blocks: Vec<u8>,
+    structures: Vec<VkAccelerationStructureKHR>,
 }
 
 /// # Safety
@@ -103,6 +106,9 @@ unsafe fn sort(template: &Template, data: *const u8) -> Sorted {
                             .push(at.cast::<VkBufferView>().read_unaligned());
                         sorted.view_entries.push(i);
                     }
+                    Form::Structure => sorted
+                        .structures
+                        .push(at.cast::<VkAccelerationStructureKHR>().read_unaligned()),
                     Form::Block | Form::Other => {}
                 }
             }
@@ -178,6 +184,24 @@ impl DescriptorSetCommands for Driver {
             return;
         };
         drop(known);
+        if template
+            .entries
+            .iter()
+            .any(|e| form(e.descriptor) == Form::Structure)
+        {
+            // The command below has no place for them.
+            // SAFETY: the application passes what the template says.
+            return unsafe {
+                with_writes(&template, c.pData.cast(), c.descriptorSet, |writes| {
+                    self.call(&mut p::vkUpdateDescriptorSets {
+                        device: c.device,
+                        descriptorWriteCount: writes.len() as u32,
+                        pDescriptorWrites: writes.as_ptr(),
+                        ..zeroed()
+                    });
+                })
+            };
+        }
         // SAFETY: the application passes what the template says.
         let sorted = unsafe { sort(&template, c.pData.cast()) };
         self.call(&mut p::vkUpdateDescriptorSetWithTemplateSized2GOOGLE {
@@ -200,28 +224,29 @@ impl DescriptorSetCommands for Driver {
     }
 }
 
-/// `vkCmdPushDescriptorSetWithTemplate`, as the writes that it stands for.
-pub(super) fn push(c: &mut p::vkCmdPushDescriptorSetWithTemplate) {
-    // SAFETY: the application passes a live command buffer, whose device is live.
-    let known = unsafe {
-        let buffer = Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0);
-        device(buffer.data.device).templates.lock()
-    };
-    let Some(template) = known.get(&c.descriptorUpdateTemplate.0).cloned() else {
-        return;
-    };
-    drop(known);
-    if template.kind != VK_DESCRIPTOR_UPDATE_TEMPLATE_TYPE_PUSH_DESCRIPTORS {
-        return;
-    }
-    // SAFETY: the application passes what the template says.
-    let sorted = unsafe { sort(&template, c.pData.cast()) };
+/// Hands on the writes that a template and its data stand for.
+///
+/// # Safety
+/// `data` holds what the template says.
+unsafe fn with_writes(
+    template: &Template,
+    data: *const u8,
+    set: VkDescriptorSet,
+    hand_on: impl FnOnce(&[VkWriteDescriptorSet]),
+) {
+    // SAFETY: the caller's promise.
+    let sorted = unsafe { sort(template, data) };
     let (mut images, mut buffers, mut views) = (0, 0, 0);
+    let (mut blocks, mut structures) = (0, 0);
+    // What chains point to: boxed, so that it does not move.
+    let mut block_infos = Vec::new();
+    let mut structure_infos = Vec::new();
     let mut writes = Vec::new();
     for entry in &template.entries {
         let n = entry.count as usize;
         let mut write = VkWriteDescriptorSet {
             sType: VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+            dstSet: set,
             dstBinding: entry.binding,
             dstArrayElement: entry.element,
             descriptorCount: entry.count,
@@ -241,17 +266,60 @@ pub(super) fn push(c: &mut p::vkCmdPushDescriptorSetWithTemplate) {
                 write.pTexelBufferView = sorted.views[views..].as_ptr();
                 views += n;
             }
-            Form::Block | Form::Other => continue,
+            Form::Block => {
+                let info = Box::new(VkWriteDescriptorSetInlineUniformBlock {
+                    sType: VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET_INLINE_UNIFORM_BLOCK,
+                    dataSize: entry.count,
+                    pData: sorted.blocks[blocks..].as_ptr().cast(),
+                    ..zeroed()
+                });
+                write.pNext = (&raw const *info).cast();
+                block_infos.push(info);
+                blocks += n;
+            }
+            Form::Structure => {
+                let info = Box::new(VkWriteDescriptorSetAccelerationStructureKHR {
+                    sType: VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET_ACCELERATION_STRUCTURE_KHR,
+                    accelerationStructureCount: entry.count,
+                    pAccelerationStructures: sorted.structures[structures..].as_ptr(),
+                    ..zeroed()
+                });
+                write.pNext = (&raw const *info).cast();
+                structure_infos.push(info);
+                structures += n;
+            }
+            Form::Other => continue,
         }
         writes.push(write);
     }
-    Driver.record(&mut p::vkCmdPushDescriptorSet {
-        commandBuffer: c.commandBuffer,
-        pipelineBindPoint: template.bind_point,
-        layout: c.layout,
-        set: c.set,
-        descriptorWriteCount: writes.len() as u32,
-        pDescriptorWrites: writes.as_ptr(),
-        ..zeroed()
-    });
+    hand_on(&writes);
+}
+
+/// The push of a template's data, as the writes that it stands for; `record` is given the template too.
+///
+/// # Safety
+/// The command buffer is live, and `info.pData` holds what the template says.
+pub(super) unsafe fn push(
+    command_buffer: VkCommandBuffer,
+    info: &VkPushDescriptorSetWithTemplateInfo,
+    record: impl FnOnce(&Template, &[VkWriteDescriptorSet]),
+) {
+    // SAFETY: the caller's promise; the buffer's device is live.
+    let known = unsafe {
+        let buffer = Dispatchable::<CommandBuffer>::from_handle(command_buffer.0);
+        device(buffer.data.device).templates.lock()
+    };
+    let Some(template) = known.get(&info.descriptorUpdateTemplate.0).cloned() else {
+        return;
+    };
+    drop(known);
+    if template.kind != VK_DESCRIPTOR_UPDATE_TEMPLATE_TYPE_PUSH_DESCRIPTORS {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        with_writes(&template, info.pData.cast(), VkDescriptorSet(0), |writes| {
+            record(&template, writes)
+        });
+    }
 }

@@ -11,6 +11,7 @@ use crate::driver::{Driver, Guest};
 
 pub(crate) mod command_buffer;
 mod command_pool;
+mod deferred_operation;
 mod descriptor_update_template;
 mod device;
 mod device_memory;
@@ -43,7 +44,7 @@ plain! {
     AccelerationStructureCommands BufferCommands BufferCollectionCommands BufferViewCommands
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
-    DeferredOperationCommands DescriptorPoolCommands DescriptorSetLayoutCommands
+    DescriptorPoolCommands DescriptorSetLayoutCommands
     DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands FenceCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands

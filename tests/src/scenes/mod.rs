@@ -32,6 +32,7 @@ macro_rules! for_each_scene {
             attachments "mip levels, layers, imageless framebuffers, several attachments, multiview",
             msaa "multisampling, resolved by a pass and by a command",
             sparse "sparse buffers and images",
+            rays "acceleration structures: built, copied, refitted; traced by queries and by a pipeline",
             threads "threads with objects of their own on one queue",
             queues "two queues, or one from two sides",
             memory "allocations: mapped again, divided, large, many, again and again",
