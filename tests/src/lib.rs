@@ -15,6 +15,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod deqp;
 pub mod draw;
 pub mod fuzz;
 pub mod gpu;

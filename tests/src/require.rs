@@ -1,5 +1,7 @@
 //! Prerequisites of tests: what is missing is said aloud, and skips the test or fails it.
 
+use std::path::Path;
+
 use crate::via;
 
 /// Why a prerequisite is missing; `None` if it is there.
@@ -11,6 +13,10 @@ fn missing(name: &str) -> Option<String> {
         "vulkaninfo" | "vkcube" => via::find_program(name).is_some(),
         "xvfb" => via::find_program("Xvfb").is_some(),
         "preload" => via::sibling("libasgard_preload.so").is_some(),
+        "deqp" => {
+            via::find_program("deqp-runner").is_some()
+                && std::env::var_os("ASGARD_DEQP_VK").is_some_and(|path| Path::new(&path).is_file())
+        }
         "valgrind" => via::find_program("valgrind").is_some(),
         "validation" => via::validation_layer().is_some(),
         _ => panic!("no prerequisite is called {name:?}"),
@@ -24,6 +30,9 @@ fn missing(name: &str) -> Option<String> {
         "validation" => {
             "the Khronos validation layer is not installed (Debian: vulkan-validationlayers)"
         }
+        "deqp" => {
+            "no conformance tests: ASGARD_DEQP_VK names no deqp-vk, or deqp-runner is not installed (CONTRIBUTING.md says how)"
+        }
         "xvfb" => "Xvfb, an X server without a screen, is not installed (Debian: xvfb)",
         _ => "the asgard program is not built, and ASGARD_BIN does not name one",
     };
@@ -31,7 +40,7 @@ fn missing(name: &str) -> Option<String> {
 }
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
-/// "preload" (the library beside it), "vulkaninfo", "vkcube", "xvfb", "valgrind", "validation" (the layer).
+/// "preload" (the library beside it), "vulkaninfo", "vkcube", "xvfb", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.
