@@ -110,6 +110,40 @@ pub(super) fn get_queue2(c: &mut p::vkGetDeviceQueue2) {
     }
 }
 
+/// Binds memory: all at once, or one by one if the application asks for the result of any.
+///
+/// Those results are written through pointers in a chain, which has no way back on the wire.
+///
+/// # Safety
+/// There are as many structs as `count` says, each with a `pNext` of its valid chain where `next` finds it.
+unsafe fn bind<T>(
+    count: u32,
+    infos: *const T,
+    next: impl Fn(&T) -> *const c_void,
+    call: impl Fn(u32, *const T) -> VkResult,
+) -> VkResult {
+    let kind = VK_STRUCTURE_TYPE_BIND_MEMORY_STATUS;
+    // SAFETY: the caller's promise.
+    let infos = unsafe { std::slice::from_raw_parts(infos, count as usize) };
+    let statuses: Vec<_> = (infos.iter())
+        // SAFETY: the caller's promise.
+        .map(|info| unsafe { image::find::<VkBindMemoryStatus>(next(info), kind) })
+        .collect();
+    if statuses.iter().all(Option::is_none) {
+        return call(count, infos.as_ptr());
+    }
+    let mut worst = VK_SUCCESS;
+    for (info, status) in infos.iter().zip(statuses) {
+        let ret = call(1, info);
+        if let Some(status) = status {
+            // SAFETY: the application made room for a result.
+            unsafe { *status.pResult = ret };
+        }
+        worst = worst.min(ret);
+    }
+    worst
+}
+
 impl DeviceCommands for Driver {
     fn vkGetDeviceProcAddr(&self, c: &mut p::vkGetDeviceProcAddr) -> PFN_vkVoidFunction {
         // SAFETY: the application passes a string.
@@ -244,8 +278,28 @@ impl DeviceCommands for Driver {
         VK_SUCCESS
     }
 
+    fn vkBindBufferMemory2(&self, c: &mut p::vkBindBufferMemory2) -> VkResult {
+        let call = |count, infos| {
+            self.call(&mut p::vkBindBufferMemory2 {
+                bindInfoCount: count,
+                pBindInfos: infos,
+                ..*c
+            })
+        };
+        // SAFETY: the application passes as many structs as it says.
+        unsafe { bind(c.bindInfoCount, c.pBindInfos, |info| info.pNext, call) }
+    }
+
     fn vkBindImageMemory2(&self, c: &mut p::vkBindImageMemory2) -> VkResult {
-        swapchain::bind(c)
+        let call = |count, infos| {
+            swapchain::bind(&mut p::vkBindImageMemory2 {
+                bindInfoCount: count,
+                pBindInfos: infos,
+                ..*c
+            })
+        };
+        // SAFETY: the application passes as many structs as it says.
+        unsafe { bind(c.bindInfoCount, c.pBindInfos, |info| info.pNext, call) }
     }
 
     fn vkAcquireNextImage2KHR(&self, c: &mut p::vkAcquireNextImage2KHR) -> VkResult {
@@ -268,5 +322,64 @@ impl DeviceCommands for Driver {
 
     fn vkUnmapMemory2(&self, _: &mut p::vkUnmapMemory2) -> VkResult {
         VK_SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// Binds buffers 1 to 3, of which the second fails; the calls, the result, and the results in chains.
+    fn bind_three(statuses: [bool; 3]) -> (Vec<Vec<u64>>, VkResult, [VkResult; 3]) {
+        let mut results = [VK_NOT_READY; 3];
+        let chains = results.each_mut().map(|result| VkBindMemoryStatus {
+            sType: VK_STRUCTURE_TYPE_BIND_MEMORY_STATUS,
+            pNext: std::ptr::null(),
+            pResult: result,
+        });
+        let infos: Vec<_> = (0..3)
+            .map(|i| VkBindBufferMemoryInfo {
+                sType: VK_STRUCTURE_TYPE_BIND_BUFFER_MEMORY_INFO,
+                pNext: match statuses[i] {
+                    true => (&raw const chains[i]).cast(),
+                    false => std::ptr::null(),
+                },
+                buffer: VkBuffer(i as u64 + 1),
+                ..zeroed()
+            })
+            .collect();
+        let calls = RefCell::new(Vec::new());
+        let call = |count: u32, infos: *const VkBindBufferMemoryInfo| {
+            // SAFETY: as many as it says, out of the list above.
+            let infos = unsafe { std::slice::from_raw_parts(infos, count as usize) };
+            let buffers: Vec<u64> = infos.iter().map(|info| info.buffer.0).collect();
+            let failed = buffers.contains(&2);
+            calls.borrow_mut().push(buffers);
+            match failed {
+                true => VK_ERROR_OUT_OF_DEVICE_MEMORY,
+                false => VK_SUCCESS,
+            }
+        };
+        // SAFETY: the list has three structs, and each chain is null or one of the structs above.
+        let ret = unsafe { bind(3, infos.as_ptr(), |info| info.pNext, call) };
+        (calls.into_inner(), ret, results)
+    }
+
+    #[test]
+    fn memory_is_bound_at_once_if_nobody_asks_for_single_results() {
+        let (calls, ret, results) = bind_three([false; 3]);
+        assert_eq!(calls, [[1, 2, 3]]);
+        assert_eq!(ret, VK_ERROR_OUT_OF_DEVICE_MEMORY);
+        assert_eq!(results, [VK_NOT_READY; 3]);
+    }
+
+    #[test]
+    fn each_bind_has_its_own_result_for_those_who_ask() {
+        let (calls, ret, results) = bind_three([true, true, false]);
+        assert_eq!(calls, [[1], [2], [3]]);
+        assert_eq!(ret, VK_ERROR_OUT_OF_DEVICE_MEMORY);
+        let expected = [VK_SUCCESS, VK_ERROR_OUT_OF_DEVICE_MEMORY, VK_NOT_READY];
+        assert_eq!(results, expected);
     }
 }

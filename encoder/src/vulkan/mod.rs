@@ -18,6 +18,7 @@ mod device_memory;
 mod image;
 mod instance;
 mod physical_device;
+mod pipeline;
 mod queue;
 mod surface;
 mod swapchain;
@@ -48,7 +49,7 @@ plain! {
     DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands FenceCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands
-    PerformanceConfigurationCommands PipelineCommands PipelineBinaryCommands
+    PerformanceConfigurationCommands PipelineBinaryCommands
     PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands QueryPoolCommands
     RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands SemaphoreCommands
     ShaderCommands ShaderModuleCommands TensorCommands
