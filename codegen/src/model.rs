@@ -48,6 +48,8 @@ pub struct Struct {
     pub foreign: Option<String>,
     /// Why the host leaves it out of chains.
     pub dropped: Option<String>,
+    /// Upstream's host knows it.
+    pub upstream: bool,
 }
 
 impl Struct {
@@ -126,6 +128,8 @@ pub struct Command {
     pub guest_serves: bool,
     /// A Vulkan driver knows it.
     pub native: bool,
+    /// Upstream's host knows it.
+    pub upstream: bool,
 }
 
 impl Command {
@@ -189,6 +193,9 @@ pub struct Model {
     pub hidden_extensions: Vec<(String, String)>,
     /// Features that guests do not see: struct, member.
     pub hidden_features: Vec<(String, String)>,
+    /// Extensions that upstream's host knows, each with the minor version of Vulkan that a device needs
+    /// for the commands that the guest sends in its place.
+    pub upstream_extensions: Vec<(String, u32)>,
 }
 
 impl Model {
@@ -261,6 +268,7 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
             RawType::Enum | RawType::Struct { .. } => {}
         }
     }
+    let upstream = resolver.upstream();
     let lengths = resolver.remote_lengths();
     for (name, t) in &raw.types {
         let RawType::Struct {
@@ -299,6 +307,7 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
             prefix,
             foreign: None,
             dropped,
+            upstream: upstream.contains(name.as_str()),
         });
     }
     // Aliases of what was left out go with it.
@@ -337,6 +346,13 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         model
             .hidden_features
             .push((structure.to_owned(), member.to_owned()));
+    }
+    for item in policy.upstream.keys() {
+        if raw.extensions.contains(item) {
+            policy.used(item);
+            let minor = resolver.promoted_to(&model, item);
+            model.upstream_extensions.push((item.clone(), minor));
+        }
     }
     policy.check_all_used()?;
     Ok(model)
@@ -485,6 +501,37 @@ impl<'a> Resolver<'a> {
         } else {
             Prim::I32
         }
+    }
+
+    /// The minor version of Vulkan that has all of an extension's commands that are aliases.
+    fn promoted_to(&self, model: &Model, extension: &str) -> u32 {
+        let brought = |name: &str| {
+            let origins = self.raw.origins.get(name);
+            origins.is_some_and(|o| o.contains(extension))
+        };
+        model
+            .commands
+            .iter()
+            .filter(|c| brought(&c.name) && !c.guest_serves)
+            .filter_map(|c| self.raw.origins.get(c.alias.as_ref()?))
+            .flatten()
+            .filter_map(|origin| origin.split_once("_VERSION_1_")?.1.parse().ok())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The commands and structs that upstream's host knows.
+    fn upstream(&self) -> BTreeSet<&str> {
+        let mut out = BTreeSet::new();
+        for (name, origins) in &self.raw.origins {
+            for item in origins.iter().chain([name]) {
+                if self.policy.upstream.contains_key(item) {
+                    self.policy.used(item);
+                    out.insert(self.real(name));
+                }
+            }
+        }
+        out
     }
 
     /// `pInfo->count` in a parameter's length makes `count` a count where it is declared.
@@ -878,6 +925,7 @@ impl<'a> Resolver<'a> {
             }
         }
         all.retain(|(name, ..)| self.raw.required.contains(name));
+        let upstream = self.upstream();
         let opcodes = crate::opcode::assign(all.iter().map(|(name, ..)| name.as_str()));
         for (name, alias, command) in all {
             let owner = &command.proto.name;
@@ -914,9 +962,11 @@ impl<'a> Resolver<'a> {
             let extensions = providers
                 .and_then(|all| all.iter().cloned().collect::<Option<Vec<String>>>())
                 .unwrap_or_default();
+            let upstream = upstream.contains(name.as_str());
             model.commands.push(Command {
                 guest_serves,
                 extensions,
+                upstream,
                 opcode: opcodes[&name],
                 foreign: params.iter().find_map(|p| foreign_field(p, &foreign)),
                 noun: noun(&params, &model.handles),

@@ -44,6 +44,8 @@ struct File {
     hide_feature: Vec<Items>,
     #[serde(default)]
     serve: Vec<Items>,
+    #[serde(default)]
+    upstream: Vec<Items>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,6 +169,8 @@ pub struct Policy {
     pub hidden_extensions: BTreeMap<String, String>,
     /// `VkFooFeatures.member`: features that guests do not see.
     pub hidden_features: BTreeMap<String, String>,
+    /// What upstream's host knows: versions, extensions, single commands and structs.
+    pub upstream: BTreeMap<String, String>,
     used: std::cell::RefCell<BTreeSet<String>>,
 }
 
@@ -181,6 +185,10 @@ impl Policy {
             ("policy/vulkan.toml", include_str!("../policy/vulkan.toml")),
             ("policy/host.toml", include_str!("../policy/host.toml")),
             ("policy/guest.toml", include_str!("../policy/guest.toml")),
+            (
+                "policy/upstream.toml",
+                include_str!("../policy/upstream.toml"),
+            ),
         ] {
             let file: File = toml::from_str(text).with_context(|| name.to_owned())?;
             policy.add(file).with_context(|| name.to_owned())?;
@@ -220,6 +228,7 @@ impl Policy {
         all(&mut self.hidden_features, file.hide_feature)?;
         all(&mut self.guest_serves, file.serve)?;
         all(&mut self.refusals, file.refuse)?;
+        all(&mut self.upstream, file.upstream)?;
         self.only_if
             .extend(file.only_if.into_iter().map(|o| (o.item.clone(), o)));
         self.prefix
@@ -281,6 +290,7 @@ impl Policy {
             self.hidden_extensions.keys().collect(),
             self.hidden_features.keys().collect(),
             self.guest_serves.keys().collect(),
+            self.upstream.keys().collect(),
         ];
         let stale: Vec<_> = lists
             .into_iter()

@@ -107,6 +107,8 @@ pub struct Raw {
     pub extensions: HashSet<String>,
     /// For each command, what requires it: device extensions, or nothing for all else.
     pub providers: BTreeMap<String, BTreeSet<Option<String>>>,
+    /// For each command and type, the versions and extensions that bring it.
+    pub origins: BTreeMap<String, BTreeSet<String>>,
 }
 
 fn speaks_vulkan(api: &Option<String>) -> bool {
@@ -137,8 +139,10 @@ impl Raw {
                     }
                 }
                 vr::RegistryContent::Feature(feature) if speaks_vulkan(&feature.api) => {
+                    let origin = feature.name.as_deref().unwrap_or_default();
                     for content in &feature.contents {
                         if let vr::FeatureContent::Require(require) = content {
+                            self.read_origins(require, origin);
                             self.read_require(require, None, None);
                         }
                     }
@@ -155,6 +159,8 @@ impl Raw {
                         let by = extension.name.as_ref().filter(|_| of_device);
                         for content in &extension.contents {
                             if let vr::ExtensionContent::Require(require) = content {
+                                let origin = extension.name.as_deref().unwrap_or_default();
+                                self.read_origins(require, origin);
                                 self.read_require(require, number, by);
                             }
                         }
@@ -259,6 +265,20 @@ impl Raw {
             }
         }
         self.enums.entry(name.clone()).or_default();
+    }
+
+    fn read_origins(&mut self, require: &vr::Require, origin: &str) {
+        for content in &require.contents {
+            let name = match content {
+                vr::RequireContent::Command(c) => &c.name,
+                vr::RequireContent::Type(t) => &t.name,
+                _ => continue,
+            };
+            if let Some(name) = name {
+                let origins = self.origins.entry(name.clone()).or_default();
+                origins.insert(origin.to_owned());
+            }
+        }
     }
 
     fn read_require(

@@ -5,6 +5,8 @@
 use asgard_protocol::types::Kind;
 use asgard_protocol::{DecodeError, Handles};
 
+use crate::process;
+
 /// What the loader expects in the first word of a dispatchable object that a driver returns.
 const LOADER_MAGIC: usize = 0x01cd_c0de;
 
@@ -71,6 +73,10 @@ pub(crate) struct Objects;
 impl Handles for Objects {
     fn resolve(&self, _: Kind, token: u64) -> Result<u64, DecodeError> {
         Ok(token)
+    }
+
+    fn extended(&self) -> bool {
+        process::extended()
     }
 
     fn token(&self, kind: Kind, handle: u64) -> u64 {

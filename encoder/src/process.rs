@@ -12,6 +12,15 @@ pub(crate) struct Process {
     blobs: AtomicU64,
 }
 
+/// The host is Asgard's.
+static EXTENDED: AtomicBool = AtomicBool::new(false);
+
+/// The host is Asgard's and knows all that we do; another knows what upstream's does.
+pub(crate) fn extended() -> bool {
+    // What is sent follows the connection, in whose making it is set.
+    EXTENDED.load(Ordering::Relaxed)
+}
+
 type Slot = OnceLock<Option<Process>>;
 
 /// Where the process' own is; never freed.
@@ -78,8 +87,10 @@ impl Process {
             .and_then(|p| p.file_name())
             .map(|n| n.as_encoded_bytes().to_vec())
             .unwrap_or_default();
+        let device = virtgpu::connect(&name)?;
+        EXTENDED.store(device.host().extension.is_some(), Ordering::Relaxed);
         Ok(Self {
-            device: virtgpu::connect(&name)?,
+            device,
             sequence: AtomicU32::new(0),
             blobs: AtomicU64::new(0),
         })

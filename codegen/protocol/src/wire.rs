@@ -158,6 +158,12 @@ pub trait Handles {
         false
     }
 
+    /// The peer knows every struct that we do, and not only those that upstream's host knows: what
+    /// it does not know is left out of chains when they are written, and refused when they are read.
+    fn extended(&self) -> bool {
+        true
+    }
+
     /// The token of a handle, for a writer.
     fn token(&self, _kind: Kind, handle: u64) -> u64 {
         handle
@@ -830,6 +836,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    pub(crate) fn extended(&self) -> bool {
+        self.handles.extended()
+    }
+
     /// What follows in a chain.
     ///
     /// # Safety
@@ -1245,6 +1255,10 @@ impl<'a> Writer<'a> {
             // SAFETY: the caller's promise.
             unsafe { self.string(if p.is_null() { p.cast() } else { *p.add(i) }, false) };
         }
+    }
+
+    pub(crate) fn extended(&self) -> bool {
+        self.handles.extended()
     }
 
     /// One struct of a chain, and with it the rest.

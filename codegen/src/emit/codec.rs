@@ -176,7 +176,8 @@ pub(super) fn chain(model: &Model) -> String {
     for s in &chained {
         let stype = s.stype().unwrap_or_default();
         out.line(format!(
-            "{stype} => r.link::<{}>(slot, {}),",
+            "{stype}{} => r.link::<{}>(slot, {}),",
+            if s.upstream { "" } else { " if r.extended()" },
             s.name,
             s.dropped.is_none()
         ));
@@ -193,7 +194,8 @@ pub(super) fn chain(model: &Model) -> String {
     for s in &chained {
         let stype = s.stype().unwrap_or_default();
         out.line(format!(
-            "{stype} => return w.link(&*p.cast::<{}>()),",
+            "{stype}{} => return w.link(&*p.cast::<{}>()),",
+            if s.upstream { "" } else { " if w.extended()" },
             s.name
         ));
     }

@@ -89,6 +89,12 @@ pub(super) fn entrypoints(model: &Model) -> String {
         out.line("}");
     }
     extensions(&mut out, &served);
+    out.line("/// Extensions that upstream's host knows, and the minor version of Vulkan that each takes.");
+    out.line("pub(crate) const UPSTREAM_EXTENSIONS: &[(&str, u32)] = &[");
+    for (name, minor) in &model.upstream_extensions {
+        out.line(format!("({name:?}, {minor}),"));
+    }
+    out.line("];");
     out.finish()
 }
 

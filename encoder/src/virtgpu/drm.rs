@@ -398,6 +398,10 @@ struct Created {
 }
 
 impl<K: Kernel> VirtGpu for Arc<Drm<K>> {
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
     fn create_ring(&self) -> Result<Ring, Error> {
         let size = blob_size(self.host.capset.buffer_size);
         let created = self.create(0, size as u64, BLOB_FLAG_MAPPABLE)?;

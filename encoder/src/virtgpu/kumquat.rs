@@ -181,6 +181,10 @@ impl Kumquat {
 }
 
 impl VirtGpu for Arc<Kumquat> {
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
     fn create_ring(&self) -> Result<Ring, Error> {
         let size = blob_size(self.host.capset.buffer_size).next_multiple_of(4096);
         let (resource_id, fd) = self.create(0, size as u64)?;

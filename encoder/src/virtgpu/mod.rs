@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use asgard_asg::Mapping;
-use asgard_asg::capset::Capset;
+use asgard_asg::capset::{Capset, Extension};
 use asgard_asg::guest::Ping;
 use asgard_asg::submit::Command;
 use memmap2::{MmapOptions, MmapRaw};
@@ -43,21 +43,25 @@ pub(crate) enum Error {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Host {
     pub(crate) capset: Capset,
+    /// What it can do beyond the common protocol; nothing if it is not Asgard's.
+    pub(crate) extension: Option<Extension>,
 }
 
 impl Host {
     /// Reads a capability set.
     fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let (capset, _) = asgard_asg::capset::parse(bytes);
+        let (capset, extension) = asgard_asg::capset::parse(bytes);
         if capset.protocol_version == 0 {
             return Err(Error::Unsuited("its capability set is empty".into()));
         }
-        Ok(Self { capset })
+        Ok(Self { capset, extension })
     }
 }
 
 /// A virtio-gpu device with one context of this process.
 pub(crate) trait VirtGpu: Send + Sync {
+    /// What the host says about itself.
+    fn host(&self) -> &Host;
     /// A new ring, initialised by the host.
     fn create_ring(&self) -> Result<Ring, Error>;
     /// Memory that the host published under this id. Only what is `shared` can be exported.

@@ -1,4 +1,6 @@
-//! Descriptor update templates: data is sorted by kind, because only its owner knows how it lies.
+//! Descriptor update templates: an update becomes the writes that it stands for, because only the data's
+//! owner knows how it lies. The host is not asked to use templates itself: upstream's mixes up the entries
+//! behind one of several descriptors.
 
 use std::sync::Arc;
 
@@ -56,15 +58,12 @@ fn form(descriptor: VkDescriptorType) -> Form {
     }
 }
 
-/// Data sorted by kind, with the entry that each element is for.
+/// Data sorted by kind.
 #[derive(Default)]
 struct Sorted {
     images: Vec<VkDescriptorImageInfo>,
-    image_entries: Vec<u32>,
     buffers: Vec<VkDescriptorBufferInfo>,
-    buffer_entries: Vec<u32>,
     views: Vec<VkBufferView>,
-    view_entries: Vec<u32>,
     blocks: Vec<u8>,
     structures: Vec<VkAccelerationStructureKHR>,
 }
@@ -73,8 +72,7 @@ struct Sorted {
 /// `data` holds what the template says.
 unsafe fn sort(template: &Template, data: *const u8) -> Sorted {
     let mut sorted = Sorted::default();
-    for (i, entry) in template.entries.iter().enumerate() {
-        let i = i as u32;
+    for entry in &template.entries {
         let form = form(entry.descriptor);
         if form == Form::Block {
             // SAFETY: the caller's promise; for blocks the count is bytes.
@@ -88,24 +86,15 @@ unsafe fn sort(template: &Template, data: *const u8) -> Sorted {
             unsafe {
                 let at = data.add(entry.offset + n * entry.stride);
                 match form {
-                    Form::Image => {
-                        sorted
-                            .images
-                            .push(at.cast::<VkDescriptorImageInfo>().read_unaligned());
-                        sorted.image_entries.push(i);
-                    }
-                    Form::Buffer => {
-                        sorted
-                            .buffers
-                            .push(at.cast::<VkDescriptorBufferInfo>().read_unaligned());
-                        sorted.buffer_entries.push(i);
-                    }
-                    Form::View => {
-                        sorted
-                            .views
-                            .push(at.cast::<VkBufferView>().read_unaligned());
-                        sorted.view_entries.push(i);
-                    }
+                    Form::Image => sorted
+                        .images
+                        .push(at.cast::<VkDescriptorImageInfo>().read_unaligned()),
+                    Form::Buffer => sorted
+                        .buffers
+                        .push(at.cast::<VkDescriptorBufferInfo>().read_unaligned()),
+                    Form::View => sorted
+                        .views
+                        .push(at.cast::<VkBufferView>().read_unaligned()),
                     Form::Structure => sorted
                         .structures
                         .push(at.cast::<VkAccelerationStructureKHR>().read_unaligned()),
@@ -115,15 +104,6 @@ unsafe fn sort(template: &Template, data: *const u8) -> Sorted {
         }
     }
     sorted
-}
-
-/// A pointer to a list, or null for an empty one.
-fn pointer<T>(list: &[T]) -> *const T {
-    if list.is_empty() {
-        std::ptr::null()
-    } else {
-        list.as_ptr()
-    }
 }
 
 impl DescriptorUpdateTemplateCommands for Driver {
@@ -184,43 +164,17 @@ impl DescriptorSetCommands for Driver {
             return;
         };
         drop(known);
-        if template
-            .entries
-            .iter()
-            .any(|e| form(e.descriptor) == Form::Structure)
-        {
-            // The command below has no place for them.
-            // SAFETY: the application passes what the template says.
-            return unsafe {
-                with_writes(&template, c.pData.cast(), c.descriptorSet, |writes| {
-                    self.call(&mut p::vkUpdateDescriptorSets {
-                        device: c.device,
-                        descriptorWriteCount: writes.len() as u32,
-                        pDescriptorWrites: writes.as_ptr(),
-                        ..zeroed()
-                    });
-                })
-            };
-        }
         // SAFETY: the application passes what the template says.
-        let sorted = unsafe { sort(&template, c.pData.cast()) };
-        self.call(&mut p::vkUpdateDescriptorSetWithTemplateSized2GOOGLE {
-            device: c.device,
-            descriptorSet: c.descriptorSet,
-            descriptorUpdateTemplate: c.descriptorUpdateTemplate,
-            imageInfoCount: sorted.images.len() as u32,
-            bufferInfoCount: sorted.buffers.len() as u32,
-            bufferViewCount: sorted.views.len() as u32,
-            inlineUniformBlockCount: sorted.blocks.len() as u32,
-            pImageInfoEntryIndices: pointer(&sorted.image_entries),
-            pBufferInfoEntryIndices: pointer(&sorted.buffer_entries),
-            pBufferViewEntryIndices: pointer(&sorted.view_entries),
-            pImageInfos: pointer(&sorted.images),
-            pBufferInfos: pointer(&sorted.buffers),
-            pBufferViews: pointer(&sorted.views),
-            pInlineUniformBlockData: pointer(&sorted.blocks),
-            ..zeroed()
-        });
+        unsafe {
+            with_writes(&template, c.pData.cast(), c.descriptorSet, |writes| {
+                self.call(&mut p::vkUpdateDescriptorSets {
+                    device: c.device,
+                    descriptorWriteCount: writes.len() as u32,
+                    pDescriptorWrites: writes.as_ptr(),
+                    ..zeroed()
+                });
+            });
+        }
     }
 }
 

@@ -20,7 +20,7 @@ const CARRIED: &[&str] = &[
     "VK_KHR_external_semaphore_capabilities",
 ];
 
-fn name_of(extension: &VkExtensionProperties) -> String {
+pub(super) fn name_of(extension: &VkExtensionProperties) -> String {
     extension
         .extensionName
         .iter()

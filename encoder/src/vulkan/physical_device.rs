@@ -1,6 +1,27 @@
 //! The physical device.
 
+use super::instance::name_of;
 use super::*;
+use crate::process;
+
+/// The minor version of Vulkan that a device has.
+fn minor_version(physical: VkPhysicalDevice) -> u32 {
+    let mut properties = zeroed::<VkPhysicalDeviceProperties>();
+    Driver.call(&mut p::vkGetPhysicalDeviceProperties {
+        physicalDevice: physical,
+        pProperties: &raw mut properties,
+        ..zeroed()
+    });
+    properties.apiVersion >> 12 & 0x3ff
+}
+
+/// Upstream's host lists all that its driver has, whether it knows it or not; and commands that have
+/// become part of Vulkan are sent as such, which its driver must then be, too.
+fn known_upstream(extension: &str, minor: u32) -> bool {
+    UPSTREAM_EXTENSIONS
+        .iter()
+        .any(|(name, least)| *name == extension && minor >= *least)
+}
 
 impl PhysicalDeviceCommands for Driver {
     fn vkEnumeratePhysicalDevices(&self, c: &mut p::vkEnumeratePhysicalDevices) -> VkResult {
@@ -25,8 +46,10 @@ impl PhysicalDeviceCommands for Driver {
             },
             |_| {},
         );
+        let upstream = (!process::extended()).then(|| minor_version(c.physicalDevice));
         let shown: Vec<VkExtensionProperties> = host
             .into_iter()
+            .filter(|e| upstream.is_none_or(|minor| known_upstream(&name_of(e), minor)))
             .chain(properties(swapchain::DEVICE))
             .collect();
         // SAFETY: the application made room.
