@@ -16,7 +16,7 @@ use crate::renderer::{Renderer, SharedMemory};
 use crate::sequence::Sequence;
 use crate::signal::Signals;
 use crate::stream::Stream;
-use crate::vulkan::destroy_leftover;
+use crate::vulkan::{destroy_leftover, known_upstream};
 use crate::{Blob, Error, Limits, Stats};
 
 /// A guest's VkInstance.
@@ -127,7 +127,7 @@ impl Context {
         Arc::new(Self {
             renderer,
             name: name.to_owned(),
-            objects: Objects::new(limits.objects),
+            objects: Objects::new(limits.objects, !limits.as_upstream),
             limits,
             sequence: Sequence::default(),
             dead: AtomicBool::new(false),
@@ -147,6 +147,15 @@ impl Context {
             signals: Signals::default(),
             recordings: Mutex::default(),
         })
+    }
+
+    /// A guest may send this command.
+    #[inline]
+    pub(crate) fn check_known(&self, opcode: u32) -> Result<(), Error> {
+        if self.limits.as_upstream && !known_upstream(opcode) {
+            return Err(Error::UnknownOpcode(opcode));
+        }
+        Ok(())
     }
 
     /// The decoder of one more guest thread.

@@ -46,6 +46,9 @@ pub struct Limits {
     /// Inline uniform blocks are shown.
     /// Mesa's guest driver ends the program at the first write to one when it batches descriptor sets.
     pub inline_uniform_blocks: bool,
+    /// Behave as upstream's host: show what it shows, and refuse what it does not know.
+    /// For tests of guest drivers.
+    pub as_upstream: bool,
 }
 
 impl Default for Limits {
@@ -54,6 +57,7 @@ impl Default for Limits {
             memory: u64::MAX,
             objects: 1 << 22,
             inline_uniform_blocks: true,
+            as_upstream: false,
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Objects {
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
     state: Mutex<State>,
     limit: u32,
+    /// Guests may send all that is known, and not only what upstream's host knows.
+    extended: bool,
 }
 
 #[derive(Debug, Default)]
@@ -57,12 +59,13 @@ pub(crate) struct Object {
 }
 
 impl Objects {
-    pub(crate) fn new(limit: u32) -> Self {
+    pub(crate) fn new(limit: u32, extended: bool) -> Self {
         let most = u32::try_from(CHUNK * CHUNKS).unwrap_or(u32::MAX);
         Self {
             chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
             state: Mutex::default(),
             limit: limit.min(most),
+            extended,
         }
     }
 
@@ -213,6 +216,10 @@ impl Handles for Objects {
         }
         Err(DecodeError::UnknownHandle { kind, token })
     }
+
+    fn extended(&self) -> bool {
+        self.extended
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_token_names_its_object_until_it_is_removed_and_never_again() {
-        let objects = Objects::new(10);
+        let objects = Objects::new(10, true);
         let token = objects.insert(Kind::Buffer, 7, 42).unwrap();
         assert_eq!(objects.resolve(Kind::Buffer, token), Ok(42));
         assert!(objects.resolve(Kind::Image, token).is_err());
@@ -236,7 +243,7 @@ mod tests {
 
     #[test]
     fn made_up_tokens_name_nothing() {
-        let objects = Objects::new(10);
+        let objects = Objects::new(10, true);
         for token in [0, 1, u64::MAX, 0x1111_1111_1111_1111, 5 << 56 | 1] {
             assert_eq!(objects.get(token), None);
             assert!(!objects.remove(token));
@@ -245,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds() {
-        let objects = Objects::new(2);
+        let objects = Objects::new(2, true);
         let first = objects.insert(Kind::Fence, 0, 1).unwrap();
         objects.insert(Kind::Fence, 0, 2).unwrap();
         assert!(objects.insert(Kind::Fence, 0, 3).is_err());

@@ -167,6 +167,7 @@ impl Stream {
             }
             self.engine.turn = Some(number);
         }
+        context.check_known(opcode)?;
         self.reply.clear();
         let mut reader = Reader::request(body, &self.arena, &context.objects);
         let result = dispatch(&mut self.engine, opcode, &mut reader, &mut self.reply);

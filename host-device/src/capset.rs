@@ -20,12 +20,28 @@ pub struct Info {
 pub const COUNT: u32 = 1;
 
 /// The capset at `index`.
-pub fn info(index: u32) -> Option<Info> {
+pub fn info(config: &Config, index: u32) -> Option<Info> {
     (index < COUNT).then_some(Info {
         id: CAPSET_ID,
         version: CAPSET_VERSION,
-        size: FULL_SIZE as u32,
+        size: size(config) as u32,
     })
+}
+
+/// Upstream's host knows neither the last two fields nor what is Asgard's own.
+const UPSTREAM_SIZE: usize = 104;
+
+/// The virgl formats of upstream's host on a driver that has them all.
+const UPSTREAM_FORMATS: [u32; 16] = [
+    0x2d0186, 0x10000, 0x4000000f, 0x40000000, 0x40, 0x48, 0, 0, 0, 0x4000000, 0, 0, 0, 0, 0, 0,
+];
+
+fn size(config: &Config) -> usize {
+    if config.as_upstream {
+        UPSTREAM_SIZE
+    } else {
+        FULL_SIZE
+    }
 }
 
 /// The bytes of a capset.
@@ -34,11 +50,11 @@ pub fn bytes(
     color_buffer_memory_index: u32,
     id: u32,
     version: u32,
-) -> Result<[u8; FULL_SIZE], Error> {
+) -> Result<Vec<u8>, Error> {
     if id != CAPSET_ID || version > CAPSET_VERSION {
         return Err(Error::NoCapset { id, version });
     }
-    let capset = Capset {
+    let mut capset = Capset {
         buffer_size: config.buffer_size,
         color_buffer_memory_index,
         // With 0, Mesa 25 carves its allocations from mapped blocks, and takes every block for one of
@@ -48,7 +64,14 @@ pub fn bytes(
         vulkan_batched_descriptor_set_update: u32::from(config.batched_descriptor_sets),
         ..Capset::default()
     };
-    Ok(serialise(&capset, &Extension::default()))
+    if config.as_upstream {
+        capset.always_blob = 1;
+        capset.external_sync = 1;
+        capset.virgl_supported_formats = UPSTREAM_FORMATS;
+    }
+    let mut bytes = serialise(&capset, &Extension::default()).to_vec();
+    bytes.truncate(size(config));
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -72,9 +95,22 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_host_is_not_asgards() {
+        let config = Config {
+            as_upstream: true,
+            ..Config::default()
+        };
+        let bytes = bytes(&config, 0, CAPSET_ID, 0).unwrap();
+        assert_eq!(bytes.len(), info(&config, 0).unwrap().size as usize);
+        let (capset, extension) = asgard_asg::capset::parse(&bytes);
+        assert_eq!((capset.always_blob, capset.external_sync), (1, 1));
+        assert_eq!(extension, None);
+    }
+
+    #[test]
     fn other_capsets_are_refused() {
         assert!(bytes(&Config::default(), 0, 4, 0).is_err());
         assert!(bytes(&Config::default(), 0, CAPSET_ID, 1).is_err());
-        assert_eq!(info(1), None);
+        assert_eq!(info(&Config::default(), 1), None);
     }
 }

@@ -95,6 +95,9 @@ pub(crate) struct DeviceArgs {
         help_heading = "Protocol"
     )]
     spin: u32,
+    /// Behave as upstream's gfxstream host, as far as a guest can tell: for tests of guest drivers
+    #[arg(long, help_heading = "Protocol", hide = true)]
+    as_upstream: bool,
     /// Write every byte of each ring into a file of this folder
     #[arg(long, value_name = "FOLDER", help_heading = "Protocol")]
     pub(crate) record: Option<PathBuf>,
@@ -116,8 +119,14 @@ impl DeviceArgs {
         Config {
             limits,
             batched_descriptor_sets: !self.no_batched_descriptor_sets,
-            flush_interval: self.flush_interval,
+            flush_interval: if self.as_upstream {
+                // Upstream's.
+                1 << 18
+            } else {
+                self.flush_interval
+            },
             spin: Duration::from_micros(self.spin.into()),
+            as_upstream: self.as_upstream,
             ..Config::default()
         }
     }
@@ -142,6 +151,9 @@ impl DeviceArgs {
         }
         if self.no_batched_descriptor_sets {
             args.push(String::from("--no-batched-descriptor-sets"));
+        }
+        if self.as_upstream {
+            args.push(String::from("--as-upstream"));
         }
         let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
         if let Some(folder) = &self.record {
@@ -226,6 +238,7 @@ mod tests {
             "--no-batched-descriptor-sets",
             "--renderer=null",
             "--spin=7",
+            "--as-upstream",
             "--record=/a folder",
         ];
         let first = Only::parse_from(told).device;

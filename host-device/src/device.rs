@@ -62,6 +62,8 @@ pub struct Config {
     pub flush_interval: u32,
     /// How long an idle ring thread looks for more before it sleeps.
     pub spin: Duration,
+    /// Behaves as upstream's host, for tests of guest drivers (WIRE.md, section 8.1).
+    pub as_upstream: bool,
 }
 
 impl Default for Config {
@@ -72,6 +74,7 @@ impl Default for Config {
             buffer_size: layout::DEFAULT_BUFFER_SIZE,
             flush_interval: 8192,
             spin: Duration::from_micros(50),
+            as_upstream: false,
         }
     }
 }
@@ -175,17 +178,18 @@ impl Device {
     }
 
     /// The bytes of a capset.
-    pub fn capset(
-        &self,
-        id: u32,
-        version: u32,
-    ) -> Result<[u8; asgard_asg::capset::FULL_SIZE], Error> {
+    pub fn capset(&self, id: u32, version: u32) -> Result<Vec<u8>, Error> {
         capset::bytes(
             &self.config,
             self.renderer.color_buffer_memory_index(),
             id,
             version,
         )
+    }
+
+    /// What a guest learns about the capset at `index` before it reads it.
+    pub fn capset_info(&self, index: u32) -> Option<capset::Info> {
+        capset::info(&self.config, index)
     }
 
     /// CTX_CREATE. `name` is for people, and the guest's.
@@ -217,6 +221,7 @@ impl Device {
             memory: self.config.limits.memory,
             objects: self.config.limits.objects,
             inline_uniform_blocks: !self.config.batched_descriptor_sets,
+            as_upstream: self.config.as_upstream,
         };
         let renderer = self.renderer.create_context(name, limits);
         self.contexts

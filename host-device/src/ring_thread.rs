@@ -105,7 +105,10 @@ impl RingThread {
             buffer_size: config.buffer_size,
             flush_interval: config.flush_interval,
         };
-        let channel = HostChannel::new(Arc::new(memory), host_config)?;
+        let mut channel = HostChannel::new(Arc::new(memory), host_config)?;
+        if config.as_upstream {
+            channel = channel.plain();
+        }
         let doorbell = channel.doorbell();
         let number = rings.started.fetch_add(1, Ordering::Relaxed);
         rings.doorbells.lock().insert(number, doorbell.clone());

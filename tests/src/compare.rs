@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use crate::report::{Outcome, Report};
 use crate::via::{self, Finished, Stack};
 
-/// Parts that may be gated off behind the renderer although the native driver runs them: only with Mesa's
-/// guest driver, and the reason.
+/// Parts that may be gated off behind the renderer although the native driver runs them: whether our own
+/// driver runs them on our own host, and the reason why others do not.
 pub const HIDDEN: &[(&str, bool, &str)] = &[
     ("push descriptors", true, NO_PUSH),
     ("push descriptor template", true, NO_PUSH),
@@ -28,9 +28,11 @@ pub const HIDDEN: &[(&str, bool, &str)] = &[
     ("sparse image", false, NO_SPARSE),
 ];
 
-const NO_PUSH: &str = "the stock guest driver does not list VK_KHR_push_descriptor";
-const NO_MULTI_DRAW: &str = "the stock guest driver does not list VK_EXT_multi_draw";
-const NO_RAYS: &str = "the stock guest driver does not list ray tracing";
+const NO_PUSH: &str =
+    "neither Mesa's guest driver nor upstream's host knows VK_KHR_push_descriptor";
+const NO_MULTI_DRAW: &str =
+    "neither Mesa's guest driver nor upstream's host knows VK_EXT_multi_draw";
+const NO_RAYS: &str = "neither Mesa's guest driver nor upstream's host knows ray tracing";
 const NO_SPARSE: &str =
     "memory that guests may map is imported, and lavapipe binds no imported memory sparsely";
 
@@ -64,8 +66,9 @@ pub fn compare(native: &Report, through: &Report, stack: Stack) -> Comparison {
                     .push((name, format!("runs, but natively it does not: {why}")));
             }
             (Outcome::Bytes(_), Some(Outcome::Gated(why))) => {
-                let hidden = |(hidden, only_mesa, _): &&(&str, bool, &str)| {
-                    *hidden == name && (!only_mesa || stack == Stack::Mesa)
+                let own = matches!(stack, Stack::Asgard | Stack::Node);
+                let hidden = |(hidden, own_runs, _): &&(&str, bool, &str)| {
+                    *hidden == name && !(*own_runs && own)
                 };
                 match HIDDEN.iter().find(hidden) {
                     Some((.., reason)) => all.gated.push((name, (*reason).to_owned())),

@@ -21,6 +21,8 @@ pub enum Stack {
     Asgard,
     /// The same over a render node, which the preload library plays.
     Node,
+    /// The same, with a host that shows no more than upstream's and refuses what that does not know.
+    Upstream,
 }
 
 impl Stack {
@@ -29,7 +31,7 @@ impl Stack {
         match self {
             Self::Native => None,
             Self::Mesa => Some("mesa"),
-            Self::Asgard | Self::Node => Some("asgard"),
+            Self::Asgard | Self::Node | Self::Upstream => Some("asgard"),
         }
     }
 }
@@ -71,7 +73,11 @@ pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
         Some(driver) => {
             let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
             let mut command = Command::new(asgard);
-            command.args(["run", "--driver", driver, "--"]);
+            command.args(["run", "--driver", driver]);
+            if stack == Stack::Upstream {
+                command.arg("--as-upstream");
+            }
+            command.arg("--");
             if stack == Stack::Node {
                 command.args(render_node()?);
             }

@@ -1,5 +1,5 @@
 //! Every workload computes the same bytes through the renderer as it does natively, with Mesa's guest
-//! driver and with our own.
+//! driver and with our own, also when its host shows no more than upstream's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn identical(stack: Stack, name: &str) {
     let more: &[&str] = match stack {
         Stack::Mesa => &["gfxstream"],
         Stack::Node => &["preload"],
-        Stack::Native | Stack::Asgard => &[],
+        Stack::Native | Stack::Asgard | Stack::Upstream => &[],
     };
     if !require(&["mesa", "asgard"]) || !require(more) {
         return;
@@ -53,6 +53,12 @@ macro_rules! tests {
             $(#[test]
             fn $name() {
                 super::identical(super::Stack::Asgard, stringify!($name));
+            })*
+        }
+        mod upstream {
+            $(#[test]
+            fn $name() {
+                super::identical(super::Stack::Upstream, stringify!($name));
             })*
         }
     };

@@ -125,6 +125,16 @@ pub(super) fn dispatch(model: &Model) -> String {
     out.line(format!("!matches!(opcode, {})", numbers.join(" | ")));
     out.line("}");
     hidden_features(&mut out, model);
+    out.line("/// Upstream's host knows the command, if we do.");
+    out.line("pub(crate) fn known_upstream(opcode: u32) -> bool {");
+    let numbers: Vec<String> = model
+        .commands
+        .iter()
+        .filter(|c| !c.upstream)
+        .map(|c| c.opcode.to_string())
+        .collect();
+    out.line(format!("!matches!(opcode, {})", numbers.join(" | ")));
+    out.line("}");
     out.line("/// Device extensions that guests do not see, and why.");
     out.line("pub const HIDDEN_EXTENSIONS: &[(&str, &str)] = &[");
     for (name, why) in &model.hidden_extensions {

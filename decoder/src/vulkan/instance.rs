@@ -56,6 +56,19 @@ impl InstanceCommands for Engine {
         Ok(ret)
     }
 
+    fn vkEnumerateInstanceVersion(
+        &mut self,
+        c: &mut p::vkEnumerateInstanceVersion,
+    ) -> Result<VkResult, Error> {
+        let ret = plain::vkEnumerateInstanceVersion(self, c)?;
+        if self.context.limits.as_upstream {
+            // SAFETY: decoding made room for the version.
+            let version = unsafe { &mut *c.pApiVersion };
+            *version = (*version).min(physical_device::UPSTREAM_VERSION);
+        }
+        Ok(ret)
+    }
+
     fn vkDestroyInstance(&mut self, c: &mut p::vkDestroyInstance) -> Result<(), Error> {
         let Some(instance) = self.context.instances.write().remove(&c.instance_token) else {
             return Ok(());

@@ -44,7 +44,7 @@ mod generated {
 }
 pub use generated::HIDDEN_EXTENSIONS;
 use generated::*;
-pub(crate) use generated::{destroy_leftover, dispatch, has_sequence_number};
+pub(crate) use generated::{destroy_leftover, dispatch, has_sequence_number, known_upstream};
 
 /// Objects whose every command is the plain driver call.
 macro_rules! plain {
@@ -117,6 +117,7 @@ pub(crate) fn play(
             .split_at_checked(header.size as usize)
             .ok_or(Error::BadSize(header.size))?;
         let body = packet.get(HEADER..).ok_or(Error::BadSize(header.size))?;
+        context.check_known(header.opcode)?;
         let mut reader = Reader::staged(body, &arena, &context.objects, command_buffer);
         record(e, fns, header.opcode, &mut reader)?;
         crate::stream::recycle(&mut arena);

@@ -25,8 +25,21 @@ impl Engine {
         Ok((handle, token))
     }
 
+    /// The version that guests see.
+    fn show_version(&self, version: &mut u32) {
+        if self.context.limits.as_upstream {
+            *version = (*version).min(UPSTREAM_VERSION);
+        }
+    }
+
     /// Guests map memory that is ours; a type that cannot be is no longer shown as mappable.
     fn show_memory(&self, properties: &mut VkPhysicalDeviceMemoryProperties) {
+        if self.context.limits.as_upstream {
+            let count = properties.memoryHeapCount as usize;
+            for heap in properties.memoryHeaps.iter_mut().take(count) {
+                heap.size = heap.size.min(UPSTREAM_HEAP);
+            }
+        }
         let importable = self.context.renderer.importable;
         let types = properties
             .memoryTypes
@@ -41,6 +54,12 @@ impl Engine {
         }
     }
 }
+
+/// The highest version that upstream's host shows: 1.3.0.
+pub(super) const UPSTREAM_VERSION: u32 = 1 << 22 | 3 << 12;
+
+/// The largest heap that upstream's host shows, in bytes.
+const UPSTREAM_HEAP: u64 = 2 << 30;
 
 /// Features that guests do not get, wherever they are stated, each for a reason given in the policy for
 /// the extension that it belongs to, or here.
@@ -81,6 +100,26 @@ unsafe fn hide_chained_features(next: *mut std::ffi::c_void, inline_uniform_bloc
 }
 
 impl PhysicalDeviceCommands for Engine {
+    fn vkGetPhysicalDeviceProperties(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceProperties,
+    ) -> Result<(), Error> {
+        plain::vkGetPhysicalDeviceProperties(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
+        self.show_version(unsafe { &mut (*c.pProperties).apiVersion });
+        Ok(())
+    }
+
+    fn vkGetPhysicalDeviceProperties2(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceProperties2,
+    ) -> Result<(), Error> {
+        plain::vkGetPhysicalDeviceProperties2(self, c)?;
+        // SAFETY: the call filled what decoding had made room for.
+        self.show_version(unsafe { &mut (*c.pProperties).properties.apiVersion });
+        Ok(())
+    }
+
     fn vkGetPhysicalDeviceFeatures(
         &mut self,
         c: &mut p::vkGetPhysicalDeviceFeatures,
@@ -194,11 +233,13 @@ impl PhysicalDeviceCommands for Engine {
         c: &mut p::vkEnumerateDeviceExtensionProperties,
     ) -> Result<VkResult, Error> {
         let fns = self.instance(c.physicalDevice_token)?.fns;
+        // Upstream's host hides nothing: guests have lists of what they may use.
+        let all = self.context.limits.as_upstream;
         let shown: Vec<VkExtensionProperties> = driver::device_extensions(&fns, c.physicalDevice)
             .into_iter()
             .filter(|e| {
                 let name = driver::text(&e.extensionName);
-                !HIDDEN_EXTENSIONS.iter().any(|(hidden, _)| *hidden == name)
+                all || !HIDDEN_EXTENSIONS.iter().any(|(hidden, _)| *hidden == name)
             })
             .collect();
         // SAFETY: decoding placed the count and made room for as many structs.

@@ -192,7 +192,9 @@ impl Connection {
                 count: capset::COUNT,
             })),
             Request::GetCapsetInfo { index } => {
-                let info = capset::info(*index).ok_or(Error::NoCapset { id: 0, version: 0 })?;
+                let info = device
+                    .capset_info(*index)
+                    .ok_or(Error::NoCapset { id: 0, version: 0 })?;
                 let info = wire::CapsetInfo {
                     capset_id: info.id,
                     version: info.version,
@@ -359,7 +361,7 @@ impl Connection {
 enum Answer {
     Silent,
     Says(Response<'static>),
-    Capset([u8; asgard_asg::capset::FULL_SIZE]),
+    Capset(Vec<u8>),
     Gives(Response<'static>, OwnedFd),
 }
 
