@@ -88,6 +88,7 @@ impl<'g> Bench<'g> {
         bench.memory()?;
         bench.pipelines()?;
         bench.scene()?;
+        bench.product()?;
         bench.idle()?;
         Ok(bench.figures)
     }
@@ -424,6 +425,23 @@ impl<'g> Bench<'g> {
                 .map(|_| scenes::frames_per_second(self.gpu, 30))
                 .collect::<Result<Vec<_>>>()?;
             self.note("graphics scene", "frames/s", median(&samples));
+        }
+        Ok(())
+    }
+
+    fn product(&mut self) -> Result<()> {
+        let name = "product of 256x256 matrices";
+        if self.wants(name) {
+            let mut random = scenes::Random(1);
+            let product = scenes::Product::new(self.gpu, [256; 3], || random.unit())?;
+            product.multiply()?;
+            let mut samples = Vec::new();
+            for _ in 0..SAMPLES {
+                let started = Instant::now();
+                product.multiply()?;
+                samples.push(product.operations() / started.elapsed().as_secs_f64() / 1e9);
+            }
+            self.note(name, "GFLOP/s", median(&samples));
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ macro_rules! for_each_scene {
         $callback! {
             graphics "a textured, lit scene with a render pass and with dynamic rendering",
             compute "integer reduction of 64 MiB, specialization constants, indirect dispatch",
+            matrix "products of matrices in shared memory of workgroups, against the processor's",
             transfer "copies, blits, clears, fills and updates at odd offsets and sizes",
             queries "occlusion, pipeline statistics, order of timestamps, resets by the host",
             events "events between host and device, and between commands",
@@ -90,6 +91,7 @@ macro_rules! scenes {
 for_each_scene!(scenes);
 
 pub(crate) use graphics::frames_per_second;
+pub(crate) use matrix::Product;
 
 /// A workload by name.
 #[must_use]
