@@ -85,6 +85,13 @@ pub struct Extension {
     pub features: u64,
 }
 
+/// Features of the device in [`Extension::features`]: the bits from 32 on.
+pub mod feature {
+    /// A blob that was created shareable can be imported as memory, by its number, in every context that
+    /// it is attached to; and a server of Kumquat's messages knows [`crate::kumquat::RESOURCE_IMPORT`].
+    pub const SHARED_MEMORY: u64 = 1 << 32;
+}
+
 /// The layout of [`Extension`] that this code writes.
 pub const EXTENSION_VERSION: u32 = 1;
 

@@ -57,6 +57,9 @@ pub const TRANSFER_TO_HOST_3D: u32 = 0x205;
 pub const TRANSFER_FROM_HOST_3D: u32 = 0x206;
 /// Message type of [`Request::Submit3d`].
 pub const SUBMIT_3D: u32 = 0x207;
+/// Message type of [`Request::ResourceImport`]. It is Asgard's own, and only for servers whose capability
+/// set has [`crate::capset::feature::SHARED_MEMORY`].
+pub const RESOURCE_IMPORT: u32 = 0x00a5_0001;
 
 /// Message type of [`Response::NoData`].
 pub const RESP_NODATA: u32 = 0x3001;
@@ -350,6 +353,12 @@ pub enum Request<'a> {
     CtxDetach(CtxResource),
     /// Reply: [`Response::ResourceCreate`] and a descriptor.
     ResourceCreate3d(ResourceCreate3d),
+    /// Memory from elsewhere, whose descriptor rides with it and must be sealed against shrinking.
+    /// Reply: [`Response::ResourceCreate`] and the same memory's descriptor.
+    ResourceImport {
+        /// The context that it is for.
+        ctx_id: u32,
+    },
     /// No reply, but the eventfd that rides with it is signalled.
     TransferToHost(Transfer3d),
     /// No reply, but the eventfd that rides with it is signalled.
@@ -451,6 +460,7 @@ impl<'a> Request<'a> {
             CTX_ATTACH_RESOURCE => Request::CtxAttach(body.pod()?),
             CTX_DETACH_RESOURCE => Request::CtxDetach(body.pod()?),
             RESOURCE_CREATE_3D => Request::ResourceCreate3d(body.pod()?),
+            RESOURCE_IMPORT => Request::ResourceImport { ctx_id: payload },
             TRANSFER_TO_HOST_3D => Request::TransferToHost(body.pod()?),
             TRANSFER_FROM_HOST_3D => Request::TransferFromHost(body.pod()?),
             SUBMIT_3D => {
@@ -485,6 +495,7 @@ impl<'a> Request<'a> {
             Request::CtxAttach(body) => put_pod(out, CTX_ATTACH_RESOURCE, body),
             Request::CtxDetach(body) => put_pod(out, CTX_DETACH_RESOURCE, body),
             Request::ResourceCreate3d(body) => put_pod(out, RESOURCE_CREATE_3D, body),
+            Request::ResourceImport { ctx_id } => put(out, RESOURCE_IMPORT, *ctx_id),
             Request::TransferToHost(body) => put_pod(out, TRANSFER_TO_HOST_3D, body),
             Request::TransferFromHost(body) => put_pod(out, TRANSFER_FROM_HOST_3D, body),
             Request::Submit3d {
@@ -517,7 +528,8 @@ impl<'a> Request<'a> {
             | Request::GetCapset(_)
             | Request::ResourceCreateBlob(_)
             | Request::CtxCreate(_)
-            | Request::ResourceCreate3d(_) => true,
+            | Request::ResourceCreate3d(_)
+            | Request::ResourceImport { .. } => true,
             Request::Submit3d { flags, .. } => flags & FENCE != 0,
             Request::ResourceUnref { .. }
             | Request::CtxDestroy { .. }
@@ -779,6 +791,7 @@ mod tests {
                 ctx_id: 1,
                 ..Default::default()
             }),
+            Request::ResourceImport { ctx_id: 3 },
             Request::TransferToHost(Transfer3d {
                 offset: 4096,
                 ..Default::default()

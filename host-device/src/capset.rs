@@ -1,6 +1,8 @@
 //! The capability set that guests read first.
 
-use asgard_asg::capset::{CAPSET_ID, CAPSET_VERSION, Capset, Extension, FULL_SIZE, serialise};
+use asgard_asg::capset::{
+    CAPSET_ID, CAPSET_VERSION, Capset, Extension, FULL_SIZE, feature, serialise,
+};
 
 use crate::Error;
 use crate::device::Config;
@@ -69,7 +71,11 @@ pub fn bytes(
         capset.external_sync = 1;
         capset.virgl_supported_formats = UPSTREAM_FORMATS;
     }
-    let mut bytes = serialise(&capset, &Extension::default()).to_vec();
+    let extension = Extension {
+        features: feature::SHARED_MEMORY,
+        ..Extension::default()
+    };
+    let mut bytes = serialise(&capset, &extension).to_vec();
     bytes.truncate(size(config));
     Ok(bytes)
 }

@@ -139,6 +139,8 @@ pub struct BlobRequest {
     pub blob_id: u64,
     /// Bytes.
     pub size: u64,
+    /// Other contexts may import it.
+    pub shareable: bool,
 }
 
 #[derive(Debug)]
@@ -268,7 +270,7 @@ impl Device {
                     size: request.size,
                 });
             }
-            Resource::from_blob(blob, request.blob_id)
+            Resource::from_blob(blob, request.blob_id).shareable(request.shareable)
         };
         Ok(self.insert(res_id, resource))
     }
@@ -278,6 +280,13 @@ impl Device {
         self.check_new_resource(res_id)?;
         let resource = self.allocate("asgard-resource", shape.bytes(), Origin::Shaped(shape))?;
         Ok(self.insert(res_id, resource))
+    }
+
+    /// Memory that another process made, under an id of this device's. It is attached to no context.
+    pub fn import(&mut self, res_id: u32, resource: Resource) -> Result<(), Error> {
+        self.check_new_resource(res_id)?;
+        self.insert(res_id, resource);
+        Ok(())
     }
 
     /// CTX_ATTACH_RESOURCE.
@@ -290,7 +299,7 @@ impl Device {
         if entry.attached.contains(&ctx_id) {
             return Ok(());
         }
-        if let Origin::Shaped(_) = entry.resource.origin() {
+        if entry.resource.is_shareable() {
             let size = entry.resource.size();
             let memory = entry.resource.file().try_clone_to_owned();
             let memory = memory.map_err(|source| Error::Memory { size, source })?;
@@ -328,7 +337,7 @@ impl Device {
                 context.forget(res_id);
             }
         }
-        if !matches!(entry.resource.origin(), Origin::Renderer(_)) {
+        if Self::allocates(entry.resource.origin()) {
             self.memory = self.memory.saturating_sub(entry.resource.size());
         }
         Ok(())
@@ -464,8 +473,13 @@ impl Device {
         }
     }
 
+    /// Memory from there is this device's own.
+    fn allocates(origin: &Origin) -> bool {
+        matches!(origin, Origin::Shared | Origin::Shaped(_))
+    }
+
     fn insert(&mut self, res_id: u32, resource: Resource) -> &Resource {
-        if !matches!(resource.origin(), Origin::Renderer(_)) {
+        if Self::allocates(resource.origin()) {
             self.memory = self.memory.saturating_add(resource.size());
         }
         &self
@@ -709,6 +723,7 @@ mod tests {
         let request = BlobRequest {
             blob_id: 0,
             size: 4096,
+            shareable: false,
         };
         device.create_blob(1, 5, request).unwrap();
         assert!(matches!(
@@ -740,6 +755,7 @@ mod tests {
         let request = BlobRequest {
             blob_id: 0,
             size: 5000,
+            shareable: false,
         };
         for _ in 0..10 {
             device.create_blob(1, 1, request).unwrap();

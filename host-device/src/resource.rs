@@ -6,7 +6,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
 
 use crate::Error;
 
@@ -79,6 +81,8 @@ pub enum Origin {
     Renderer(u64),
     /// RESOURCE_CREATE_3D.
     Shaped(Shape),
+    /// Another process, whose memory it is.
+    Imported,
 }
 
 /// One resource. Clones of its file keep the memory alive after the id is gone.
@@ -88,6 +92,7 @@ pub struct Resource {
     size: u64,
     map_info: u32,
     origin: Origin,
+    shareable: bool,
 }
 
 impl Resource {
@@ -98,6 +103,26 @@ impl Resource {
             size,
             map_info: MAP_CACHED,
             origin,
+            shareable: false,
+        })
+    }
+
+    /// Memory that another process made, in a file that nobody can shrink.
+    pub fn from_file(file: OwnedFd, size: u64, origin: Origin) -> Result<Self, Error> {
+        let seals = fcntl_get_seals(&file).unwrap_or(SealFlags::empty());
+        let real = fstat(&file).map_or(0, |stat| stat.st_size.unsigned_abs());
+        if !seals.contains(SealFlags::SHRINK) || real < size {
+            return Err(Error::Size {
+                what: "shared memory",
+                size,
+            });
+        }
+        Ok(Self {
+            file: Arc::new(file),
+            size,
+            map_info: MAP_CACHED,
+            origin,
+            shareable: true,
         })
     }
 
@@ -108,7 +133,19 @@ impl Resource {
             size: blob.size,
             map_info: blob.map_info,
             origin: Origin::Renderer(blob_id),
+            shareable: false,
         }
+    }
+
+    /// Contexts can import it, or not.
+    #[must_use]
+    pub fn shareable(self, shareable: bool) -> Self {
+        Self { shareable, ..self }
+    }
+
+    /// Contexts that it is attached to can import it as memory.
+    pub fn is_shareable(&self) -> bool {
+        self.shareable || matches!(self.origin, Origin::Shaped(_))
     }
 
     /// The memory.
@@ -151,6 +188,21 @@ mod tests {
         assert!(ftruncate(&fd, 0).is_err());
         assert!(ftruncate(&fd, 1 << 20).is_err());
         assert_eq!(rustix::fs::fstat(&fd).unwrap().st_size, 8192);
+    }
+
+    #[test]
+    fn only_memory_that_nobody_can_shrink_is_imported() {
+        let sealed = sealed_memory("test", 8192).unwrap();
+        let origin = || Origin::Imported;
+        let copy = sealed.try_clone().unwrap();
+        assert!(Resource::from_file(copy, 8193, origin()).is_err());
+        let resource = Resource::from_file(sealed, 8192, origin()).unwrap();
+        assert!(resource.is_shareable());
+        let loose = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&loose, 8192).unwrap();
+        assert!(Resource::from_file(loose, 8192, origin()).is_err());
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(Resource::from_file(file.into(), 4096, origin()).is_err());
     }
 
     #[test]

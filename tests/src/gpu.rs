@@ -56,6 +56,7 @@ const WANTED: &[&CStr] = &[
     ash::khr::ray_tracing_pipeline::NAME,
     ash::khr::external_fence_fd::NAME,
     ash::khr::external_semaphore_fd::NAME,
+    ash::khr::external_memory_fd::NAME,
     ash::ext::multi_draw::NAME,
 ];
 

@@ -86,6 +86,15 @@ const OWN_DIFFERS: Differs = &[
         "hidden for Mesa's guest driver, which ends the program at the first write to one",
     ),
     ("descriptorBindingInlineUniformBlock", "as above"),
+    (
+        "VK_KHR_external_fence_fd",
+        "sync files are the guest driver's own",
+    ),
+    ("VK_KHR_external_semaphore_fd", "as above"),
+    (
+        "VK_EXT_external_memory_dma_buf",
+        "without a virtual machine, the files of memory are not dma-bufs",
+    ),
     ("usage", "another process' memory"),
     ("budget", "as above"),
     (
@@ -367,10 +376,38 @@ fn wait_for_picture(x: &XServer, least: usize) -> Option<(usize, usize, Vec<u8>)
 
 #[test]
 fn sync_files_signal_when_fences_and_semaphores_do() {
-    if !require(&["mesa", "gfxstream", "asgard"]) {
+    if require(&["mesa", "gfxstream", "asgard"]) {
+        let mut command = via::command(Stack::Mesa, env!("CARGO_BIN_EXE_sync_files")).unwrap();
+        command.arg("exports");
+        via::run(command, LIMIT).unwrap().success().unwrap();
+    }
+}
+
+#[test]
+fn sync_files_of_our_own_driver_signal_and_are_imported() {
+    if require(&["mesa", "asgard", "preload"]) {
+        for stack in [Stack::Asgard, Stack::Node] {
+            let command = via::command(stack, env!("CARGO_BIN_EXE_sync_files")).unwrap();
+            via::run(command, LIMIT).unwrap().success().unwrap();
+        }
+    }
+}
+
+#[test]
+fn two_processes_share_memory_and_sync_files() {
+    if !require(&["mesa", "asgard", "preload"]) {
         return;
     }
-    let program = env!("CARGO_BIN_EXE_sync_files");
-    let command = via::command(Stack::Mesa, program).unwrap();
-    via::run(command, LIMIT).unwrap().success().unwrap();
+    for (stack, sync) in [
+        (Stack::Native, "without"),
+        (Stack::Asgard, "with"),
+        (Stack::Node, "with"),
+    ] {
+        let command = via::command(stack, env!("CARGO_BIN_EXE_share")).unwrap();
+        let done = via::run(command, LIMIT).unwrap().success().unwrap();
+        assert_eq!(
+            done.stdout,
+            format!("shared memory ok, {sync} sync files\n")
+        );
+    }
 }

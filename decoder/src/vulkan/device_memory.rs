@@ -255,9 +255,14 @@ impl Engine {
                 ],
             );
         }
+        // Somebody has paid for the pages, but each import costs a mapping and objects of the driver's.
+        if !self.charge(size) {
+            return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
+        }
         let Ok(shared) = SharedMemory::map(fd, size) else {
+            self.context.memory_used.fetch_sub(size, Ordering::Relaxed);
             return Ok(VK_ERROR_OUT_OF_HOST_MEMORY);
         };
-        self.import(device, c, info, shared, None, 0)
+        self.import(device, c, info, shared, None, size)
     }
 }

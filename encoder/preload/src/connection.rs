@@ -62,16 +62,23 @@ impl Connection {
             rings: Mutex::default(),
             fences: Mutex::default(),
         };
-        let count = connection.call(&[Request::GetNumCapsets], |response, _| match response {
-            Response::NumCapsets { count } => Some(count.min(64)),
-            _ => None,
-        })?;
+        let count = connection.call(
+            &[Request::GetNumCapsets],
+            &[],
+            |response, _| match response {
+                Response::NumCapsets { count } => Some(count.min(64)),
+                _ => None,
+            },
+        )?;
         for index in 0..count {
             let request = Request::GetCapsetInfo { index };
-            connection.capsets |= connection.call(&[request], |response, _| match response {
-                Response::CapsetInfo(info) => Some(1_u64.checked_shl(info.capset_id).unwrap_or(0)),
-                _ => None,
-            })?;
+            connection.capsets |=
+                connection.call(&[request], &[], |response, _| match response {
+                    Response::CapsetInfo(info) => {
+                        Some(1_u64.checked_shl(info.capset_id).unwrap_or(0))
+                    }
+                    _ => None,
+                })?;
         }
         let connection = Arc::new(connection);
         connection.watch()?;
@@ -139,10 +146,11 @@ impl Connection {
     pub(crate) fn call<T>(
         &self,
         requests: &[Request<'_>],
+        fds: &[BorrowedFd<'_>],
         read: impl FnOnce(Response<'_>, &mut Vec<OwnedFd>) -> Option<T>,
     ) -> Result<T, Errno> {
         let mut packet = lock(&self.reply);
-        self.send(requests, &[])?;
+        self.send(requests, fds)?;
         match self.socket.recv(&mut packet) {
             Ok(true) => {}
             Ok(false) => return Err(self.lost("the server has closed the connection")),

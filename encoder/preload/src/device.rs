@@ -4,11 +4,13 @@
 //! device; when the last is closed, the other end sees it, without a hook on `close` and `dup`.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
+use asgard_asg::capset;
 use asgard_asg::kumquat::{
-    CmdSubmit3d, CtxCreate, CtxResource, FENCE, Request, ResourceCreate, Response,
+    BLOB_MEM_HOST3D, CmdSubmit3d, CtxCreate, CtxResource, FENCE, GetCapset, Request,
+    ResourceCreate, Response,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::Stat;
@@ -178,7 +180,7 @@ impl Device {
     fn new_context(&self, capset: u32, name: &[u8]) -> Result<u32, Errno> {
         let create = Request::CtxCreate(CtxCreate::new(capset, name));
         self.connection
-            .call(&[create], |response, _| match response {
+            .call(&[create], &[], |response, _| match response {
                 Response::ContextCreate { ctx_id } => Some(ctx_id),
                 _ => None,
             })
@@ -192,14 +194,47 @@ impl Device {
         size: u64,
         blob_mem: u32,
     ) -> Result<(u32, Arc<Object>), Errno> {
-        let (created, memory) = self
+        self.create_with(ctx_id, requests, &[], size, blob_mem)
+    }
+
+    /// Memory that another process has exported, as a new handle.
+    pub(crate) fn import(&self, memory: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let get = Request::GetCapset(GetCapset {
+            capset_id: CAPSET_GFXSTREAM_VULKAN,
+            capset_version: 0,
+        });
+        let extension = self
             .connection
-            .call(requests, |response, fds| match response {
-                Response::ResourceCreate(created) => {
-                    (!fds.is_empty()).then(|| (created, fds.swap_remove(0)))
-                }
+            .call(&[get], &[], |response, _| match response {
+                Response::Capset(bytes) => Some(capset::parse(bytes).1),
                 _ => None,
             })?;
+        if extension.is_none_or(|e| e.features & capset::feature::SHARED_MEMORY == 0) {
+            return Err(Errno::INVAL);
+        }
+        let ctx_id = self.context()?;
+        let import = Request::ResourceImport { ctx_id };
+        let size = rustix::fs::fstat(memory)?.st_size.unsigned_abs();
+        let (handle, _) = self.create_with(ctx_id, &[import], &[memory], size, BLOB_MEM_HOST3D)?;
+        Ok(handle)
+    }
+
+    fn create_with(
+        &self,
+        ctx_id: u32,
+        requests: &[Request<'_>],
+        memory: &[BorrowedFd<'_>],
+        size: u64,
+        blob_mem: u32,
+    ) -> Result<(u32, Arc<Object>), Errno> {
+        let (created, memory) =
+            self.connection
+                .call(requests, memory, |response, fds| match response {
+                    Response::ResourceCreate(created) => {
+                        (!fds.is_empty()).then(|| (created, fds.swap_remove(0)))
+                    }
+                    _ => None,
+                })?;
         let resource = CtxResource {
             ctx_id,
             resource_id: created.resource_id,
@@ -303,7 +338,7 @@ impl Device {
         }
         let fence = self
             .connection
-            .call(&request, |response, fds| match response {
+            .call(&request, &[], |response, fds| match response {
                 Response::CmdSubmit3d(CmdSubmit3d { .. }) => {
                     (!fds.is_empty()).then(|| Arc::new(fds.swap_remove(0)))
                 }

@@ -182,7 +182,11 @@ fn fd_to_handle(device: &Device, prime: &mut Prime) -> Result<(), Errno> {
         return Err(Errno::BADF);
     }
     // SAFETY: the number is not negative; if no file is open there, fstat says so.
-    prime.handle = device.handle_of(unsafe { BorrowedFd::borrow_raw(prime.fd) })?;
+    let file = unsafe { BorrowedFd::borrow_raw(prime.fd) };
+    prime.handle = match device.handle_of(file) {
+        Err(Errno::INVAL) => device.import(file)?,
+        known => known?,
+    };
     Ok(())
 }
 
@@ -382,7 +386,7 @@ unsafe fn get_caps(device: &Device, caps: &mut GetCaps) -> Result<(), Errno> {
     });
     let bytes = device
         .connection
-        .call(&[request], |response, _| match response {
+        .call(&[request], &[], |response, _| match response {
             Response::Capset(bytes) => Some(bytes.to_vec()),
             _ => None,
         })?;

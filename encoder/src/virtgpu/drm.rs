@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,19 +22,19 @@ use asgard_asg::layout::blob_size;
 use asgard_asg::submit::Command;
 use bytemuck::{Pod, Zeroable, bytes_of_mut};
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 
 use super::uapi::*;
-use super::{Blob, Error, HOST3D, Host, Release, Ring, RingPing, VirtGpu, payload};
+use super::{
+    Blob, Error, HOST3D, Host, RINGS, Release, Ring, RingPing, VirtGpu, is_readable, payload,
+    ring_of, size_of_file,
+};
 
 /// Where the kernel puts render nodes.
 const NODES: &str = "/dev/dri";
 /// What the driver of a suitable node calls itself.
 const DRIVER: &[u8] = b"virtio_gpu";
-/// The timelines of a context: fences of one are signalled in their order. The kernel has no more.
-const RINGS: u64 = 64;
 /// The timeline on which a host answers at once.
 const PROBE_RING: u32 = 1;
 /// The kernel takes this much of a context's name.
@@ -402,6 +402,10 @@ impl<K: Kernel> VirtGpu for Arc<Drm<K>> {
         &self.host
     }
 
+    fn has_dma_bufs(&self) -> bool {
+        true
+    }
+
     fn create_ring(&self) -> Result<Ring, Error> {
         let size = blob_size(self.host.capset.buffer_size);
         let created = self.create(0, size as u64, BLOB_FLAG_MAPPABLE)?;
@@ -435,11 +439,64 @@ impl<K: Kernel> VirtGpu for Arc<Drm<K>> {
         };
         let created = self.create(blob_id, size, flags)?;
         Ok(Blob {
+            resource_id: created.resource_id,
+            handle: created.handle,
             size: created.size,
             file: Some(Arc::clone(self.kernel.file())),
             offset: self.map_offset(created.handle)?,
             _release: created.release,
         })
+    }
+
+    fn export(&self, blob: &Blob) -> Result<OwnedFd, Error> {
+        let mut prime = Prime {
+            handle: blob.handle,
+            flags: (libc::O_CLOEXEC | libc::O_RDWR) as u32,
+            fd: -1,
+        };
+        let done = self.call(number::PRIME_HANDLE_TO_FD, &mut prime);
+        match done {
+            // SAFETY: the kernel has made it for us.
+            Ok(()) if prime.fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) }),
+            Ok(()) => Err(Error::Refused("memory is exported as no file".into())),
+            Err(error) => Err(Error::Refused(format!("memory is not exported: {error}"))),
+        }
+    }
+
+    fn import(&self, file: BorrowedFd<'_>) -> Result<Blob, Error> {
+        let refused = |error: Errno| Error::Refused(format!("memory is not imported: {error}"));
+        let mut prime = Prime {
+            fd: file.as_raw_fd(),
+            ..Prime::zeroed()
+        };
+        let release = {
+            let mut handles = self.handles.lock();
+            self.call(number::PRIME_FD_TO_HANDLE, &mut prime)
+                .map_err(refused)?;
+            self.keep(&mut handles, prime.handle)
+        };
+        let mut info = ResourceInfo {
+            bo_handle: prime.handle,
+            ..ResourceInfo::zeroed()
+        };
+        self.call(number::RESOURCE_INFO, &mut info)
+            .map_err(refused)?;
+        Ok(Blob {
+            resource_id: info.res_handle,
+            handle: prime.handle,
+            size: size_of_file(file),
+            file: Some(Arc::clone(self.kernel.file())),
+            offset: self.map_offset(prime.handle)?,
+            _release: release,
+        })
+    }
+
+    fn sync_file(&self, command: &Command, timeline: u64) -> Result<OwnedFd, Error> {
+        match self.submit(command, Some(ring_of(timeline).into()), &[]) {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => Err(Error::Refused("no fence".into())),
+            Err(error) => Err(Error::Refused(format!("no fence: {error}"))),
+        }
     }
 }
 
@@ -473,7 +530,7 @@ impl Probe {
             self.asked = None;
         }
         if let Some((then, fence)) = &self.asked {
-            if signalled(fence) {
+            if is_readable(fence) {
                 self.asked = None;
                 self.since = Some(now);
                 return false;
@@ -486,18 +543,6 @@ impl Probe {
         }
         false
     }
-}
-
-fn signalled(fence: &OwnedFd) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let mut fds = [PollFd::from_borrowed_fd(fence.as_fd(), PollFlags::IN)];
-    !matches!(
-        rustix::event::poll(&mut fds, Some(&now)),
-        Ok(0) | Err(Errno::INTR)
-    )
 }
 
 impl<K: Kernel> Ping for DrmPing<K> {
@@ -533,6 +578,7 @@ impl<K: Kernel> RingPing for DrmPing<K> {}
 #[cfg(test)]
 mod tests {
     use std::ffi::CStr;
+    use std::os::fd::{AsFd, IntoRawFd};
 
     use asgard_asg::capset::{Capset, Extension, serialise};
     use asgard_asg::host::{HostChannel, HostConfig};
@@ -681,6 +727,16 @@ mod tests {
                             return Err(Errno::BUSY);
                         }
                     }
+                    number::PRIME_HANDLE_TO_FD => {
+                        let prime = of::<Prime>(argument);
+                        prime.fd = self.memory.try_clone().unwrap().into_raw_fd();
+                    }
+                    // The kernel gives the same memory the same handle.
+                    number::PRIME_FD_TO_HANDLE => of::<Prime>(argument).handle = 7,
+                    number::RESOURCE_INFO => {
+                        let info = of::<ResourceInfo>(argument);
+                        info.res_handle = info.bo_handle * 10;
+                    }
                     number::MAP => of::<Map>(argument).offset = 4096,
                     number::GEM_CLOSE => {
                         let handle = of::<GemClose>(argument).handle;
@@ -817,6 +873,33 @@ mod tests {
         drop(blob);
         assert_eq!((fake.heard("close 7"), fake.heard("close 8")), (1, 1));
         assert!(device.create_blob(7, u64::MAX, false).is_err());
+    }
+
+    #[test]
+    fn a_handle_is_closed_with_the_last_that_stands_for_it() {
+        let fake = Arc::new(Fake::new());
+        let device = drm(&fake).unwrap();
+        let first = device.create_blob(5, 4096, true).unwrap();
+        let file = device.export(&first).unwrap();
+        let second = device.import(file.as_fd()).unwrap();
+        let third = device.import(file.as_fd()).unwrap();
+        assert_eq!((second.resource_id, second.size), (70, 4 << 20));
+        drop(first);
+        drop(third);
+        assert_eq!(fake.heard("close"), 0);
+        drop(second);
+        assert_eq!(fake.heard("close 7"), 1);
+        // And from then on it can be somebody else's.
+        drop(device.import(file.as_fd()).unwrap());
+        assert_eq!(fake.heard("close 7"), 2);
+    }
+
+    #[test]
+    fn sync_files_of_different_queues_do_not_wait_for_each_other() {
+        let rings: std::collections::BTreeSet<u8> = (1..=62).map(ring_of).collect();
+        assert_eq!(rings.len(), 62);
+        assert!(rings.iter().all(|ring| (2..64).contains(ring)));
+        assert_eq!(ring_of(0), 0);
     }
 
     #[test]

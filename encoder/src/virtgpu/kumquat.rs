@@ -1,6 +1,6 @@
 //! A device without a virtual machine: Kumquat's messages on a Unix socket.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use asgard_asg::capset::CAPSET_ID;
 use asgard_asg::doorbell;
 use asgard_asg::guest::Ping;
 use asgard_asg::kumquat::{
-    BLOB_FLAG_MAPPABLE, CtxCreate, CtxResource, FENCE, GetCapset, Packet, Request,
+    BLOB_FLAG_MAPPABLE, CtxCreate, CtxResource, FENCE, GetCapset, Packet, RING_IDX, Request,
     ResourceCreateBlob, Response, Socket,
 };
 use asgard_asg::layout::{MAGIC, MAGIC_WORD, blob_size};
@@ -20,7 +20,10 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, getpid};
 
-use super::{Blob, Error, HOST3D, Host, Release, Ring, RingPing, VirtGpu, payload};
+use super::{
+    Blob, Error, HOST3D, Host, Release, Ring, RingPing, VirtGpu, is_readable, payload, ring_of,
+    size_of_file,
+};
 
 /// What a server may take for its first answers; whatever else listens there might never give one.
 const ANSWER: Timespec = Timespec {
@@ -37,6 +40,15 @@ struct Kumquat {
     context: u32,
     host: Host,
     dead: AtomicBool,
+    /// Sync files that have not signalled, as far as is known: nobody else would if the server died.
+    files: Mutex<Files>,
+}
+
+#[derive(Default)]
+struct Files {
+    pending: Vec<OwnedFd>,
+    /// Look for those that have signalled when there are so many.
+    prune_at: usize,
 }
 
 /// Connects to the server on that socket and makes a context.
@@ -50,6 +62,7 @@ pub(crate) fn connect(path: &Path, name: &[u8]) -> Result<Arc<dyn VirtGpu>, Erro
         context: 0,
         host: Host::default(),
         dead: AtomicBool::new(false),
+        files: Mutex::default(),
     };
     let request = Request::GetCapset(GetCapset {
         capset_id: CAPSET_ID,
@@ -89,11 +102,34 @@ impl Kumquat {
             eprintln!(
                 "asgard: the connection to the renderer is lost ({why}); see what it says, and restart this program"
             );
+            for file in self.files.lock().pending.drain(..) {
+                signal(&file);
+            }
         }
         Error::Lost(why.to_owned())
     }
 
+    /// Signals a sync file if the server dies before it does.
+    fn remember(&self, file: &OwnedFd) {
+        // Without a copy it works as long as the server does.
+        let Ok(copy) = file.try_clone() else { return };
+        let mut files = self.files.lock();
+        if files.pending.len() >= files.prune_at.max(16) {
+            files.pending.retain(|file| !is_readable(file));
+            files.prune_at = files.pending.len() * 2;
+        }
+        files.pending.push(copy);
+        drop(files);
+        if self.dead.load(Ordering::SeqCst) {
+            signal(file);
+        }
+    }
+
     fn send(&self, requests: &[Request<'_>]) -> Result<(), Error> {
+        self.send_with(requests, &[])
+    }
+
+    fn send_with(&self, requests: &[Request<'_>], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         if getpid() != self.process {
             return Err(Error::Lost("it is the parent process's".to_owned()));
         }
@@ -102,7 +138,7 @@ impl Kumquat {
             request.write(&mut bytes);
         }
         self.socket
-            .send(&bytes, &[])
+            .send(&bytes, fds)
             .map_err(|e| self.lost(&e.to_string()))
     }
 
@@ -117,8 +153,17 @@ impl Kumquat {
         requests: &[Request<'_>],
         read: impl FnOnce(Response<'_>, &mut Vec<OwnedFd>) -> Option<T>,
     ) -> Result<T, Error> {
+        self.call_with(requests, &[], read)
+    }
+
+    fn call_with<T>(
+        &self,
+        requests: &[Request<'_>],
+        fds: &[BorrowedFd<'_>],
+        read: impl FnOnce(Response<'_>, &mut Vec<OwnedFd>) -> Option<T>,
+    ) -> Result<T, Error> {
         let mut packet = self.turn.lock();
-        self.send(requests)?;
+        self.send_with(requests, fds)?;
         if self.context == 0 && !self.answers() {
             return Err(Error::Unsuited("it does not answer".into()));
         }
@@ -160,16 +205,17 @@ impl Kumquat {
         Ok(made)
     }
 
-    fn submit(&self, command: &Command, flags: u32) -> Result<Option<OwnedFd>, Error> {
+    /// Submits a small command; with the number of a ring for a fence, or without one.
+    fn submit(&self, command: &Command, ring: Option<u8>) -> Result<Option<OwnedFd>, Error> {
         let payload = payload(command);
         let request = Request::Submit3d {
-            flags,
+            flags: ring.map_or(0, |_| FENCE | RING_IDX),
             ctx_id: self.context,
-            ring_idx: 0,
+            ring_idx: ring.unwrap_or(0),
             in_fences: Vec::new(),
             command: &payload,
         };
-        if flags & FENCE == 0 {
+        if ring.is_none() {
             self.send(&[request])?;
             return Ok(None);
         }
@@ -180,16 +226,41 @@ impl Kumquat {
     }
 }
 
+impl Kumquat {
+    /// A resource with its memory.
+    fn blob(self: &Arc<Self>, (resource_id, file): (u32, OwnedFd), size: u64) -> Blob {
+        let kumquat = Arc::clone(self);
+        let release = Release::new(move || {
+            let _ = kumquat.send(&[Request::CtxDetach(CtxResource {
+                ctx_id: kumquat.context,
+                resource_id,
+            })]);
+        });
+        Blob {
+            resource_id,
+            handle: 0,
+            size,
+            file: Some(Arc::new(file)),
+            offset: 0,
+            _release: release,
+        }
+    }
+}
+
 impl VirtGpu for Arc<Kumquat> {
     fn host(&self) -> &Host {
         &self.host
+    }
+
+    fn has_dma_bufs(&self) -> bool {
+        false
     }
 
     fn create_ring(&self) -> Result<Ring, Error> {
         let size = blob_size(self.host.capset.buffer_size).next_multiple_of(4096);
         let (resource_id, fd) = self.create(0, size as u64)?;
         // The host initialises the ring before it signals this fence.
-        let fence = self.submit(&Command::ContextCreate { resource_id }, FENCE)?;
+        let fence = self.submit(&Command::ContextCreate { resource_id }, Some(0))?;
         if let Some(fence) = fence {
             let mut fds = [
                 PollFd::new(&fence, PollFlags::IN),
@@ -216,21 +287,41 @@ impl VirtGpu for Arc<Kumquat> {
     }
 
     fn create_blob(&self, blob_id: u64, size: u64, _shared: bool) -> Result<Blob, Error> {
-        let (resource_id, fd) = self.create(blob_id, size)?;
-        let kumquat = Arc::clone(self);
-        let release = Release::new(move || {
-            let _ = kumquat.send(&[Request::CtxDetach(CtxResource {
-                ctx_id: kumquat.context,
-                resource_id,
-            })]);
-        });
-        Ok(Blob {
-            size,
-            file: Some(Arc::new(fd)),
-            offset: 0,
-            _release: release,
-        })
+        Ok(self.blob(self.create(blob_id, size)?, size))
     }
+
+    fn export(&self, blob: &Blob) -> Result<OwnedFd, Error> {
+        let copy = blob.file.as_ref().map(|file| file.try_clone());
+        match copy {
+            Some(Ok(file)) => Ok(file),
+            Some(Err(error)) => Err(Error::Refused(format!("memory is not exported: {error}"))),
+            None => Err(Error::Refused("this memory is not shared".into())),
+        }
+    }
+
+    fn import(&self, file: BorrowedFd<'_>) -> Result<Blob, Error> {
+        let request = Request::ResourceImport {
+            ctx_id: self.context,
+        };
+        let made = self.call_with(&[request], &[file], |response, fds| match response {
+            Response::ResourceCreate(made) => Some((made.resource_id, fds.pop()?)),
+            _ => None,
+        })?;
+        Ok(self.blob(made, size_of_file(file)))
+    }
+
+    fn sync_file(&self, command: &Command, timeline: u64) -> Result<OwnedFd, Error> {
+        let file = self.submit(command, Some(ring_of(timeline)))?;
+        let file = file.ok_or_else(|| Error::Refused("no fence".into()))?;
+        self.remember(&file);
+        Ok(file)
+    }
+}
+
+/// Makes an eventfd readable.
+fn signal(file: &OwnedFd) {
+    // Full means signalled already.
+    let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
 }
 
 struct KumquatPing {
@@ -248,7 +339,7 @@ impl Ping for KumquatPing {
         let command = Command::ContextPing {
             resource_id: self.resource_id,
         };
-        match self.kumquat.submit(&command, 0) {
+        match self.kumquat.submit(&command, None) {
             Ok(_) => Ok(()),
             Err(_) => Err(asgard_asg::Error::Disconnected),
         }

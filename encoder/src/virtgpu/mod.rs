@@ -1,14 +1,15 @@
 //! The ways to the device, one file for each.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use asgard_asg::Mapping;
-use asgard_asg::capset::{Capset, Extension};
+use asgard_asg::capset::{Capset, Extension, feature};
 use asgard_asg::guest::Ping;
 use asgard_asg::submit::Command;
 use memmap2::{MmapOptions, MmapRaw};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 mod drm;
 mod kumquat;
@@ -56,16 +57,31 @@ impl Host {
         }
         Ok(Self { capset, extension })
     }
+
+    /// Memory can be exported, and imported elsewhere.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.extension
+            .is_some_and(|extension| extension.features & feature::SHARED_MEMORY != 0)
+    }
 }
 
 /// A virtio-gpu device with one context of this process.
 pub(crate) trait VirtGpu: Send + Sync {
     /// What the host says about itself.
     fn host(&self) -> &Host;
+    /// Whether what [`Self::export`] gives is a dma-buf.
+    fn has_dma_bufs(&self) -> bool;
     /// A new ring, initialised by the host.
     fn create_ring(&self) -> Result<Ring, Error>;
     /// Memory that the host published under this id. Only what is `shared` can be exported.
     fn create_blob(&self, blob_id: u64, size: u64, shared: bool) -> Result<Blob, Error>;
+    /// A file by which others import the memory.
+    fn export(&self, blob: &Blob) -> Result<OwnedFd, Error>;
+    /// Memory that this process or another has exported.
+    fn import(&self, file: BorrowedFd<'_>) -> Result<Blob, Error>;
+    /// A file that becomes readable when what the command names has happened. Files of one timeline do so in
+    /// the order in which they were made.
+    fn sync_file(&self, command: &Command, timeline: u64) -> Result<OwnedFd, Error>;
 }
 
 /// Connects to the device that the environment names, or else to the first that this machine has, and
@@ -96,7 +112,11 @@ pub(crate) struct Ring {
 /// Memory of the host's that can be mapped.
 #[derive(Debug)]
 pub(crate) struct Blob {
-    size: u64,
+    /// The host's name for it.
+    pub(crate) resource_id: u32,
+    /// The kernel's name for it, if it is a kernel's.
+    handle: u32,
+    pub(crate) size: u64,
     /// What to map; none once it is mapped and cannot be shared.
     file: Option<Arc<OwnedFd>>,
     /// Where the memory lies in that file.
@@ -155,6 +175,38 @@ impl Ping for Box<dyn RingPing> {
         (**self).peer_alive()
     }
 }
+
+/// Whether a sync file has signalled.
+fn is_readable(file: &OwnedFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(file, PollFlags::IN)];
+    let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)));
+    // One that cannot be asked will not signal later either.
+    ready != Ok(0)
+}
+
+/// Bytes of memory that somebody sends as a file.
+fn size_of_file(file: BorrowedFd<'_>) -> u64 {
+    // Not by its status: that of a dma-buf does not tell.
+    rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).unwrap_or(0)
+}
+
+/// The number of a timeline's ring at the device. The first two have uses of their own: 0 for work without an
+/// order, and 1 for what is done at once.
+fn ring_of(timeline: u64) -> u8 {
+    const FIRST: u64 = 2;
+    match timeline {
+        0 => 0,
+        // The rest of the division is a small number.
+        other => (FIRST + other % (RINGS - FIRST)) as u8,
+    }
+}
+
+/// How many rings a context has; Linux' virtio-gpu driver makes no more.
+const RINGS: u64 = 64;
 
 /// The bytes of a small command.
 fn payload(command: &Command) -> Vec<u8> {

@@ -10,6 +10,9 @@ use super::*;
 use crate::object::Dispatchable;
 use crate::vulkan::command_buffer::CommandBuffer;
 use crate::vulkan::device_memory::Memory;
+use crate::vulkan::fence::Fences;
+use crate::vulkan::queue::Queue;
+use crate::vulkan::semaphore::Semaphores;
 
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -26,6 +29,9 @@ pub(crate) struct Device {
     pub(crate) pools: Mutex<HashMap<u64, Vec<u64>>>,
     /// Private data by slot and object.
     private_data: Mutex<HashMap<(u64, u64), u64>>,
+    /// Fences and semaphores that share their payload with others.
+    pub(crate) fences: Fences,
+    pub(crate) semaphores: Semaphores,
     /// The extensions that it was created with.
     extensions: HashSet<CString>,
 }
@@ -50,6 +56,15 @@ impl Device {
         known.map_or(self.first_family, |((family, ..), _)| *family)
     }
 
+    /// One bit for each memory type that can be mapped, and so shared.
+    pub(super) fn mappable_types(&self) -> u32 {
+        let mappable = |flags: &u32| flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT != 0;
+        let types = self.memory_types.iter().enumerate();
+        types
+            .filter(|(_, flags)| mappable(flags))
+            .fold(0, |bits, (i, _)| bits | 1 << i)
+    }
+
     /// A queue of this device, whose handle is given.
     pub(super) fn first_queue(&self, handle: VkDevice) -> VkQueue {
         let mut queue = VkQueue(0);
@@ -63,7 +78,7 @@ impl Device {
     }
 
     /// The handle of a queue, always the same for the same queue.
-    fn queue(&self, key: (u32, u32, u32), get: impl FnOnce() -> u64) -> VkQueue {
+    fn queue(&self, device: VkDevice, key: (u32, u32, u32), get: impl FnOnce() -> u64) -> VkQueue {
         let mut queues = self.queues.lock();
         if let Some(handle) = queues.get(&key) {
             return VkQueue(*handle);
@@ -72,7 +87,7 @@ impl Device {
         if token == 0 {
             return VkQueue(0);
         }
-        let handle = Dispatchable::new(token, ()).into_handle();
+        let handle = Dispatchable::new(token, Queue { device }).into_handle();
         queues.insert(key, handle);
         VkQueue(handle)
     }
@@ -82,7 +97,8 @@ impl Device {
 pub(super) fn get_queue(c: &mut p::vkGetDeviceQueue) {
     // SAFETY: the application passes a live device, and room for a handle.
     unsafe {
-        *c.pQueue = device(c.device).queue((c.queueFamilyIndex, c.queueIndex, 0), || {
+        let key = (c.queueFamilyIndex, c.queueIndex, 0);
+        *c.pQueue = device(c.device).queue(c.device, key, || {
             let mut token = VkQueue(0);
             Driver.call(&mut p::vkGetDeviceQueue {
                 pQueue: &raw mut token,
@@ -99,7 +115,7 @@ pub(super) fn get_queue2(c: &mut p::vkGetDeviceQueue2) {
     unsafe {
         let info = *c.pQueueInfo;
         let key = (info.queueFamilyIndex, info.queueIndex, info.flags);
-        *c.pQueue = device(c.device).queue(key, || {
+        *c.pQueue = device(c.device).queue(c.device, key, || {
             let mut token = VkQueue(0);
             Driver.call(&mut p::vkGetDeviceQueue2 {
                 pQueue: &raw mut token,
@@ -172,7 +188,7 @@ impl DeviceCommands for Driver {
         info.ppEnabledLayerNames = std::ptr::null();
         let (count, names) = (info.enabledExtensionCount, info.ppEnabledExtensionNames);
         // SAFETY: the application passes as many strings as it says.
-        let extensions = unsafe { hosts(count, names, swapchain::DEVICE) };
+        let extensions = unsafe { hosts(count, names, &physical_device::own()) };
         info.enabledExtensionCount = extensions.len() as u32;
         info.ppEnabledExtensionNames = extensions.as_ptr();
         let mut token = VkDevice(0);
@@ -204,6 +220,8 @@ impl DeviceCommands for Driver {
                 templates: Mutex::default(),
                 pools: Mutex::default(),
                 private_data: Mutex::default(),
+                fences: Fences::default(),
+                semaphores: Semaphores::default(),
                 // SAFETY: the application passes as many names as it says.
                 extensions: (0..count as usize)
                     .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.into())
@@ -220,12 +238,14 @@ impl DeviceCommands for Driver {
             return;
         }
         c.pAllocator = std::ptr::null();
+        // SAFETY: the application passes a live device.
+        fence::destroy_spare(c.device, unsafe { &device(c.device).fences });
         self.call(c);
         // SAFETY: the application does not use the device or its queues any more.
         unsafe {
             let device = Dispatchable::<Device>::take(c.device.0);
             for (_, queue) in device.data.queues.lock().drain() {
-                drop(Dispatchable::<()>::take(queue));
+                drop(Dispatchable::<Queue>::take(queue));
             }
             // Command buffers that the application has left behind.
             for (_, buffers) in device.data.pools.lock().drain() {
@@ -234,6 +254,43 @@ impl DeviceCommands for Driver {
                 }
             }
         }
+    }
+
+    fn vkResetFences(&self, c: &mut p::vkResetFences) -> VkResult {
+        fence::reset_all(c)
+    }
+
+    fn vkWaitForFences(&self, c: &mut p::vkWaitForFences) -> VkResult {
+        fence::wait_all(c)
+    }
+
+    fn vkGetFenceFdKHR(&self, c: &mut p::vkGetFenceFdKHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        fence::get_fd(c.device, unsafe { &*c.pGetFdInfo }, c.pFd)
+    }
+
+    fn vkImportFenceFdKHR(&self, c: &mut p::vkImportFenceFdKHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        fence::import_fd(c.device, unsafe { &*c.pImportFenceFdInfo })
+    }
+
+    fn vkGetSemaphoreFdKHR(&self, c: &mut p::vkGetSemaphoreFdKHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        semaphore::get_fd(c.device, unsafe { &*c.pGetFdInfo }, c.pFd)
+    }
+
+    fn vkImportSemaphoreFdKHR(&self, c: &mut p::vkImportSemaphoreFdKHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        semaphore::import_fd(c.device, unsafe { &*c.pImportSemaphoreFdInfo })
+    }
+
+    fn vkGetMemoryFdKHR(&self, c: &mut p::vkGetMemoryFdKHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        device_memory::get_fd(c.device, unsafe { &*c.pGetFdInfo }, c.pFd)
+    }
+
+    fn vkGetMemoryFdPropertiesKHR(&self, c: &mut p::vkGetMemoryFdPropertiesKHR) -> VkResult {
+        device_memory::fd_properties(c)
     }
 
     fn vkFlushMappedMemoryRanges(&self, _: &mut p::vkFlushMappedMemoryRanges) -> VkResult {

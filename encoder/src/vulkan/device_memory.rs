@@ -1,5 +1,6 @@
 //! Memory: what is mapped is the host's memory, mapped once and for as long as it lives.
 
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use memmap2::MmapRaw;
@@ -9,24 +10,75 @@ use super::*;
 use crate::process::Process;
 use crate::virtgpu::Blob;
 use crate::vulkan::device::device;
+use crate::vulkan::image::find;
 
 /// A VkDeviceMemory that may be mapped.
 #[derive(Debug)]
 pub(crate) struct Memory {
     blob_id: u64,
     size: u64,
-    mapping: Mutex<Option<Mapped>>,
+    /// It may be exported, or was imported.
+    shared: bool,
+    state: Mutex<State>,
 }
 
-#[derive(Debug)]
-struct Mapped {
+#[derive(Debug, Default)]
+struct State {
     // Dropped in this order: the mapping, then the resource.
-    map: MmapRaw,
-    _blob: Blob,
+    map: Option<MmapRaw>,
+    blob: Option<Blob>,
 }
 
 /// The host's pages.
 const PAGE: u64 = 4096;
+
+/// The types of file by which memory can be exported and imported.
+pub(super) fn shared_types() -> VkExternalMemoryHandleTypeFlags {
+    let Some(process) = Process::get() else {
+        return 0;
+    };
+    match (
+        process.device.host().shares_memory(),
+        process.device.has_dma_bufs(),
+    ) {
+        (false, _) => 0,
+        (true, false) => VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT,
+        (true, true) => {
+            VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT
+                | VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT
+        }
+    }
+}
+
+impl Memory {
+    /// Its resource, which is made when somebody first needs it.
+    fn resource<'s>(
+        &self,
+        state: &'s mut State,
+        device: VkDevice,
+        memory: VkDeviceMemory,
+    ) -> Result<&'s mut Blob, VkResult> {
+        if state.blob.is_none() {
+            let ret = Driver.call(&mut p::vkGetBlobGOOGLE {
+                device,
+                memory,
+                ..zeroed()
+            });
+            if ret != VK_SUCCESS {
+                return Err(ret);
+            }
+            let process = Process::get().ok_or(VK_ERROR_DEVICE_LOST)?;
+            let blob = process
+                .device
+                .create_blob(self.blob_id, self.size, self.shared);
+            state.blob = Some(blob.map_err(|error| {
+                eprintln!("asgard: memory has no resource: {error}");
+                VK_ERROR_OUT_OF_DEVICE_MEMORY
+            })?);
+        }
+        state.blob.as_mut().ok_or(VK_ERROR_OUT_OF_DEVICE_MEMORY)
+    }
+}
 
 /// `vkMapMemory` and `vkMapMemory2`.
 pub(super) fn map(
@@ -40,31 +92,19 @@ pub(super) fn map(
     let Some(known) = device.memories.lock().get(&memory.0).cloned() else {
         return VK_ERROR_MEMORY_MAP_FAILED;
     };
-    let mut mapping = known.mapping.lock();
-    if mapping.is_none() {
-        let ret = Driver.call(&mut p::vkGetBlobGOOGLE {
-            device: handle,
-            memory,
-            ..zeroed()
-        });
-        if ret != VK_SUCCESS {
-            return ret;
-        }
-        let Some(process) = Process::get() else {
-            return VK_ERROR_DEVICE_LOST;
-        };
-        let blob = process.device.create_blob(known.blob_id, known.size, false);
-        let mut blob = match blob {
+    let mut state = known.state.lock();
+    if state.map.is_none() {
+        let blob = match known.resource(&mut state, handle, memory) {
             Ok(blob) => blob,
-            Err(error) => {
-                eprintln!("asgard: memory cannot be mapped: {error}");
-                return VK_ERROR_MEMORY_MAP_FAILED;
-            }
+            Err(VK_ERROR_DEVICE_LOST) => return VK_ERROR_DEVICE_LOST,
+            Err(_) => return VK_ERROR_MEMORY_MAP_FAILED,
         };
         match blob.map() {
             Ok(map) => {
-                blob.close_file();
-                *mapping = Some(Mapped { map, _blob: blob });
+                if !known.shared {
+                    blob.close_file();
+                }
+                state.map = Some(map);
             }
             Err(error) => {
                 let size = known.size;
@@ -73,14 +113,112 @@ pub(super) fn map(
             }
         }
     }
-    match mapping.as_ref() {
-        Some(mapped) if offset <= known.size => {
+    match &state.map {
+        Some(map) if offset <= known.size => {
             // SAFETY: inside the mapping, and the application made room for a pointer.
-            unsafe { *to = mapped.map.as_mut_ptr().add(offset as usize).cast() };
+            unsafe { *to = map.as_mut_ptr().add(offset as usize).cast() };
             VK_SUCCESS
         }
         _ => VK_ERROR_MEMORY_MAP_FAILED,
     }
+}
+
+/// `vkGetMemoryFdKHR`.
+pub(super) fn get_fd(handle: VkDevice, info: &VkMemoryGetFdInfoKHR, to: *mut i32) -> VkResult {
+    // SAFETY: the application passes a live device.
+    let known = unsafe { device(handle) }
+        .memories
+        .lock()
+        .get(&info.memory.0)
+        .cloned();
+    let (Some(known), Some(process)) = (known.filter(|known| known.shared), Process::get()) else {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    };
+    let mut state = known.state.lock();
+    let blob = match known.resource(&mut state, handle, info.memory) {
+        Ok(blob) => blob,
+        Err(error) => return error,
+    };
+    match process.device.export(blob) {
+        Ok(file) => {
+            // SAFETY: the application made room for a number.
+            unsafe { *to = file.into_raw_fd() };
+            VK_SUCCESS
+        }
+        Err(error) => {
+            eprintln!("asgard: {error}");
+            VK_ERROR_OUT_OF_HOST_MEMORY
+        }
+    }
+}
+
+/// `vkGetMemoryFdPropertiesKHR`.
+pub(super) fn fd_properties(c: &mut p::vkGetMemoryFdPropertiesKHR) -> VkResult {
+    let dma_buf = VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT;
+    if c.handleType != dma_buf || shared_types() & dma_buf == 0 {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    // SAFETY: the application passes a live device, and room for the answer.
+    unsafe { (*c.pMemoryFdProperties).memoryTypeBits = device(c.device).mappable_types() };
+    VK_SUCCESS
+}
+
+/// Allocates from memory that somebody has exported.
+fn import(
+    c: &p::vkAllocateMemory,
+    mut info: VkMemoryAllocateInfo,
+    import: &VkImportMemoryFdInfoKHR,
+) -> VkResult {
+    // SAFETY: the application passes a live device.
+    let device = unsafe { device(c.device) };
+    let Some(process) = Process::get() else {
+        return VK_ERROR_DEVICE_LOST;
+    };
+    if import.fd < 0 || shared_types() & import.handleType == 0 {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    // SAFETY: it is the application's until this succeeds.
+    let blob = match process
+        .device
+        .import(unsafe { BorrowedFd::borrow_raw(import.fd) })
+    {
+        Ok(blob) => blob,
+        Err(error) => {
+            eprintln!("asgard: {error}");
+            return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+        }
+    };
+    if blob.size < info.allocationSize {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    let resource = VkImportBufferGOOGLE {
+        sType: VK_STRUCTURE_TYPE_IMPORT_BUFFER_GOOGLE,
+        pNext: info.pNext.cast_mut(),
+        buffer: blob.resource_id,
+    };
+    info.pNext = (&raw const resource).cast();
+    let ret = Driver.call(&mut p::vkAllocateMemory {
+        pAllocateInfo: &raw const info,
+        pAllocator: std::ptr::null(),
+        ..*c
+    });
+    if ret == VK_SUCCESS {
+        // SAFETY: it is ours now.
+        drop(unsafe { OwnedFd::from_raw_fd(import.fd) });
+        let memory = Memory {
+            blob_id: 0,
+            size: blob.size,
+            shared: true,
+            state: Mutex::new(State {
+                map: None,
+                blob: Some(blob),
+            }),
+        };
+        // SAFETY: the host's reply filled the application's room for one handle.
+        let token = unsafe { *c.pMemory }.0;
+        device.memories.lock().insert(token, Arc::new(memory));
+    }
+    ret
 }
 
 impl DeviceMemoryCommands for Driver {
@@ -92,7 +230,24 @@ impl DeviceMemoryCommands for Driver {
             .get(info.memoryTypeIndex as usize)
             .copied()
             .unwrap_or(0);
+        // SAFETY: the application passes a chain.
+        let (file, export) = unsafe {
+            let file = VK_STRUCTURE_TYPE_IMPORT_MEMORY_FD_INFO_KHR;
+            let export = VK_STRUCTURE_TYPE_EXPORT_MEMORY_ALLOCATE_INFO;
+            (
+                find::<VkImportMemoryFdInfoKHR>(info.pNext, file),
+                find::<VkExportMemoryAllocateInfo>(info.pNext, export),
+            )
+        };
+        if let Some(file) = file.filter(|file| file.handleType != 0) {
+            return import(c, info, file);
+        }
+        let shared = export.is_some_and(|export| export.handleTypes & shared_types() != 0);
         if flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT == 0 {
+            if shared {
+                eprintln!("asgard: memory that nobody can map cannot be exported");
+                return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+            }
             c.pAllocator = std::ptr::null();
             return self.call(c);
         }
@@ -121,7 +276,8 @@ impl DeviceMemoryCommands for Driver {
             let memory = Memory {
                 blob_id: blob.blobId,
                 size,
-                mapping: Mutex::new(None),
+                shared,
+                state: Mutex::default(),
             };
             // SAFETY: the host's reply filled the application's room for one handle.
             let token = unsafe { *c.pMemory }.0;

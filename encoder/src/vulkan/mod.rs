@@ -15,11 +15,13 @@ mod deferred_operation;
 mod descriptor_update_template;
 mod device;
 mod device_memory;
+mod fence;
 mod image;
 mod instance;
 mod physical_device;
 mod pipeline;
 mod queue;
+mod semaphore;
 mod surface;
 mod swapchain;
 
@@ -46,12 +48,12 @@ plain! {
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
     DescriptorPoolCommands DescriptorSetLayoutCommands
-    DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands FenceCommands
+    DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands
     PerformanceConfigurationCommands PipelineBinaryCommands
     PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands QueryPoolCommands
-    RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands SemaphoreCommands
+    RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands
     ShaderCommands ShaderModuleCommands TensorCommands
     TensorViewCommands ValidationCacheCommands VideoSessionCommands VideoSessionParametersCommands
 }

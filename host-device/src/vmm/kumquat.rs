@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::device::{BlobRequest, Device, Summary};
 use crate::fence::{Ring, Task};
-use crate::resource::Shape;
+use crate::resource::{Origin, Resource, Shape};
 use crate::{Error, capset};
 
 /// How long contexts get to end when the guest is gone.
@@ -240,6 +240,7 @@ impl Connection {
                 let request = BlobRequest {
                     blob_id: create.blob_id,
                     size: create.size,
+                    shareable: create.blob_flags & wire::BLOB_FLAG_SHAREABLE != 0,
                 };
                 device.create_blob(create.ctx_id, res_id, request)?;
                 self.give_resource(create.ctx_id, res_id)
@@ -248,6 +249,15 @@ impl Connection {
                 let res_id = next(&mut self.next_res, "resource ids")?;
                 device.create_3d(res_id, shape(create))?;
                 self.give_resource(create.ctx_id, res_id)
+            }
+            Request::ResourceImport { ctx_id } => {
+                let file = fds
+                    .next()
+                    .ok_or(Error::Unsupported("resource without memory"))?;
+                let size = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size.unsigned_abs());
+                let res_id = next(&mut self.next_res, "resource ids")?;
+                device.import(res_id, Resource::from_file(file, size, Origin::Imported)?)?;
+                self.give_resource(*ctx_id, res_id)
             }
             Request::TransferToHost(transfer) | Request::TransferFromHost(transfer) => {
                 // Guest and host share the memory: there is nothing to copy.
@@ -431,6 +441,7 @@ fn name(request: &Request<'_>) -> &'static str {
         Request::CtxAttach(_) => "CTX_ATTACH_RESOURCE",
         Request::CtxDetach(_) => "CTX_DETACH_RESOURCE",
         Request::ResourceCreate3d(_) => "RESOURCE_CREATE_3D",
+        Request::ResourceImport { .. } => "RESOURCE_IMPORT",
         Request::TransferToHost(_) => "TRANSFER_TO_HOST_3D",
         Request::TransferFromHost(_) => "TRANSFER_FROM_HOST_3D",
         Request::Submit3d { .. } => "SUBMIT_3D",

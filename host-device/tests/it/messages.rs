@@ -1,10 +1,11 @@
 //! What well-behaved clients ask.
 
+use asgard_asg::Mapping;
 use asgard_asg::capset::{CAPSET_ID, FULL_SIZE};
 use asgard_asg::kumquat::{GetCapset, Request, ResourceCreate3d, Transfer3d};
 use asgard_asg::submit::Command as Submitted;
 use rustix::event::{EventfdFlags, eventfd};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::support::{Answer, PATIENCE, Server, readable_within};
 
@@ -60,6 +61,42 @@ fn published_memory_is_handed_out_once() {
         client.ask_blob(ctx, 7, 1 << 30).0,
         Answer::Errno(_)
     ));
+    assert!(client.is_alive());
+}
+
+#[test]
+fn memory_from_elsewhere_is_a_resource_if_nobody_can_shrink_it() {
+    let server = Server::start();
+    let client = server.connect();
+    let ctx_id = client.context();
+    let import = |fds: &[BorrowedFd<'_>]| {
+        client.send_with(&Request::ResourceImport { ctx_id }, fds);
+        client.receive().expect("the connection ended")
+    };
+    let (mapping, file) = Mapping::create(8192).unwrap();
+    let (answer, fds) = import(&[file.as_fd()]);
+    assert!(matches!(answer, Answer::Resource(_)), "{answer:?}");
+    let same = Mapping::map(&fds[0], 0, 8192).unwrap();
+    mapping.copy_in(5000, b"hello").unwrap();
+    let mut found = [0; 5];
+    same.copy_out(5000, &mut found).unwrap();
+    assert_eq!(&found, b"hello");
+
+    let loose = tempfile::tempfile().unwrap();
+    loose.set_len(8192).unwrap();
+    let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    for fds in [
+        &[][..],
+        &[loose.as_fd()],
+        &[event.as_fd()],
+        &[client.socket.as_fd()],
+    ] {
+        let (answer, _) = import(fds);
+        assert!(matches!(answer, Answer::Errno(_)), "{answer:?}");
+    }
+    let nobody = Request::ResourceImport { ctx_id: 77 };
+    client.send_with(&nobody, &[file.as_fd()]);
+    assert!(matches!(client.receive().unwrap().0, Answer::Errno(_)));
     assert!(client.is_alive());
 }
 

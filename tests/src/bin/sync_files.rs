@@ -1,14 +1,15 @@
 //! `sync_files`: fences and semaphores exported as sync files become readable when they signal, and not
-//! before.
+//! before; imported ones signal when those do.
 //!
-//! Software drivers do not export sync files, guest drivers do: there is nothing native to compare with.
+//! With `exports` it leaves out what Mesa's guest driver does not do: there a fence stays signalled after it
+//! was exported. Software drivers do not export sync files, guest drivers do: there is nothing native to compare with.
 
 #![allow(
     clippy::undocumented_unsafe_blocks,
     reason = "ash: nearly every call of Vulkan is unsafe, for the same reasons each time"
 )]
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,7 +41,13 @@ fn run() -> Result<()> {
     }
     fence(&gpu).context("a fence")?;
     fence_destroyed(&gpu).context("a fence that is destroyed")?;
-    semaphore(&gpu).context("a semaphore")
+    semaphore(&gpu).context("a semaphore")?;
+    if std::env::args().nth(1).as_deref() == Some("exports") {
+        return Ok(());
+    }
+    fence_again(&gpu).context("a fence that is used again")?;
+    fence_imported(&gpu).context("an imported fence")?;
+    semaphore_imported(&gpu).context("an imported semaphore")
 }
 
 /// Readable within that time.
@@ -127,12 +134,128 @@ fn fence_destroyed(gpu: &Gpu) -> Result<()> {
     Ok(())
 }
 
-fn semaphore(gpu: &Gpu) -> Result<()> {
+/// Whoever exports a fence has reset it, and can submit it at once, as often as he likes.
+fn fence_again(gpu: &Gpu) -> Result<()> {
+    let (fence, functions) = export_fence(gpu)?;
+    for _ in 0..5 {
+        gpu.submit(&vk::SubmitInfo::default(), *fence)?;
+        let file = file_of(&functions, *fence)?;
+        ensure!(readable(&file, PATIENCE)?, "the sync file never signals");
+        let status = unsafe { gpu.device.get_fence_status(*fence)? };
+        ensure!(!status, "the fence is signalled after it was exported");
+    }
+    gpu.submit(&vk::SubmitInfo::default(), *fence)?;
+    gpu.wait(*fence)
+}
+
+/// An imported sync file stands for the fence until that is reset.
+fn fence_imported(gpu: &Gpu) -> Result<()> {
+    let (exported, functions) = export_fence(gpu)?;
+    let gate = gpu.timeline(0)?;
+    submit_gated(gpu, *gate, &[], *exported)?;
+    let file = file_of(&functions, *exported)?;
+    let (imported, other) = (gpu.fence()?, gpu.fence()?);
+    let info = vk::ImportFenceFdInfoKHR::default()
+        .fence(*imported)
+        .flags(vk::FenceImportFlags::TEMPORARY)
+        .handle_type(vk::ExternalFenceHandleTypeFlags::SYNC_FD)
+        .fd(file.into_raw_fd());
+    unsafe { functions.import_fence_fd(&info)? };
+    let device = &gpu.device;
+    let signalled = |fence| unsafe { device.get_fence_status(fence) };
+    let wait = |fences: &[vk::Fence], all, limit: Duration| unsafe {
+        device.wait_for_fences(fences, all, limit.as_nanos() as u64)
+    };
+    ensure!(
+        !signalled(*imported)?,
+        "it is signalled before its original"
+    );
+    let late = wait(&[*imported], true, EARLY);
+    ensure!(
+        late == Err(vk::Result::TIMEOUT),
+        "a wait ends with {late:?}"
+    );
+    let late = wait(&[*imported, *other], false, EARLY);
+    ensure!(
+        late == Err(vk::Result::TIMEOUT),
+        "a wait for any ends with {late:?}"
+    );
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(EARLY);
+            open_gate(gpu, *gate)
+        });
+        wait(&[*imported, *other], false, PATIENCE)
+    })?;
+    wait(&[*imported], true, PATIENCE)?;
+    ensure!(signalled(*imported)?, "it is not signalled");
+    unsafe { device.reset_fences(&[*imported])? };
+    ensure!(!signalled(*imported)?, "a reset does not end the import");
+    gpu.submit(&vk::SubmitInfo::default(), *imported)?;
+    gpu.wait(*imported)?;
+    gpu.idle()
+}
+
+/// A semaphore that can be exported.
+fn export_semaphore(
+    gpu: &Gpu,
+) -> Result<(
+    Own<'_, vk::Semaphore>,
+    ash::khr::external_semaphore_fd::Device,
+)> {
     let mut export = vk::ExportSemaphoreCreateInfo::default()
         .handle_types(vk::ExternalSemaphoreHandleTypeFlags::SYNC_FD);
     let info = vk::SemaphoreCreateInfo::default().push_next(&mut export);
     let semaphore = gpu.own(unsafe { gpu.device.create_semaphore(&info, None)? });
     let functions = ash::khr::external_semaphore_fd::Device::new(&gpu.instance, &gpu.device);
+    Ok((semaphore, functions))
+}
+
+/// A batch waits for what another has signalled, again and again, by two semaphores that share a payload.
+fn semaphore_imported(gpu: &Gpu) -> Result<()> {
+    let (exported, functions) = export_semaphore(gpu)?;
+    let imported = gpu.semaphore()?;
+    let buffer = gpu.buffer(4096, vk::BufferUsageFlags::TRANSFER_DST)?;
+    let pool = gpu.command_pool()?;
+    let commands = gpu.command_buffers(*pool, vk::CommandBufferLevel::PRIMARY, 2)?;
+    for round in 0..5 {
+        for (i, cmd) in commands.iter().enumerate() {
+            gpu.record(*cmd, |device, cmd| unsafe {
+                let value = round * 2 + i as u32;
+                device.cmd_fill_buffer(cmd, *buffer.handle, 0, 4096, value);
+            })?;
+        }
+        let signals = [*exported];
+        let first = vk::SubmitInfo::default()
+            .command_buffers(&commands[..1])
+            .signal_semaphores(&signals);
+        gpu.submit(&first, vk::Fence::null())?;
+        let info = vk::SemaphoreGetFdInfoKHR::default()
+            .semaphore(*exported)
+            .handle_type(vk::ExternalSemaphoreHandleTypeFlags::SYNC_FD);
+        let fd = unsafe { functions.get_semaphore_fd(&info)? };
+        let info = vk::ImportSemaphoreFdInfoKHR::default()
+            .semaphore(*imported)
+            .flags(vk::SemaphoreImportFlags::TEMPORARY)
+            .handle_type(vk::ExternalSemaphoreHandleTypeFlags::SYNC_FD)
+            .fd(fd);
+        unsafe { functions.import_semaphore_fd(&info)? };
+        let (waits, stages) = ([*imported], [vk::PipelineStageFlags::ALL_COMMANDS]);
+        let second = vk::SubmitInfo::default()
+            .command_buffers(&commands[1..])
+            .wait_semaphores(&waits)
+            .wait_dst_stage_mask(&stages);
+        let fence = gpu.fence()?;
+        gpu.submit(&second, *fence)?;
+        gpu.wait(*fence)?;
+        let word = buffer.words()[1023];
+        ensure!(word == round * 2 + 1, "round {round} leaves {word}");
+    }
+    Ok(())
+}
+
+fn semaphore(gpu: &Gpu) -> Result<()> {
+    let (semaphore, functions) = export_semaphore(gpu)?;
     let gate = gpu.timeline(0)?;
     std::thread::scope(|scope| {
         // Mesa's guest driver waits for the queue after a submit that signals such a semaphore.

@@ -144,6 +144,7 @@ fn session() -> Vec<u8> {
             ctx_id: 1,
             ..ResourceCreate3d::default()
         }),
+        Request::ResourceImport { ctx_id: 1 },
         Request::TransferToHost(Transfer3d {
             ctx_id: 1,
             resource_id: 3,

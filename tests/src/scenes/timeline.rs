@@ -10,14 +10,36 @@ use crate::scenes::Options;
 
 pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<()> {
     if gpu.features12.timeline_semaphore != vk::TRUE {
-        for part in ["host", "device", "ping pong"] {
+        for part in ["host", "device", "ping pong", "threads"] {
             report.gate(part, "timelineSemaphore is not shown");
         }
         return Ok(());
     }
     host(gpu, report)?;
     device(gpu, report)?;
-    ping_pong(gpu, report)
+    ping_pong(gpu, report)?;
+    threads(gpu, report)
+}
+
+/// Two threads of the host take turns on one semaphore: each waits while the other signals.
+fn threads(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    const ROUNDS: u64 = 100;
+    let turn = gpu.timeline(0)?;
+    let play = |first: u64| -> Result<()> {
+        for value in (first..=2 * ROUNDS).step_by(2) {
+            ensure!(wait(gpu, &[*turn], &[value - 1], false, PATIENCE) == 0, "no turn {value}");
+            signal(gpu, *turn, value)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| play(2));
+        play(1)?;
+        other.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
+    })?;
+    let end = unsafe { gpu.device.get_semaphore_counter_value(*turn)? };
+    report.part("threads", bytemuck::cast_slice(&[end]));
+    Ok(())
 }
 
 fn wait(gpu: &Gpu, semaphores: &[vk::Semaphore], values: &[u64], any: bool, patience: u64) -> i32 {

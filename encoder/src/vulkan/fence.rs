@@ -1,0 +1,445 @@
+//! Fences: those that share their payload with others as sync files.
+//!
+//! The host knows nothing of that but how to make a sync file of a fence. All fences that were never
+//! exported or imported are the host's alone, and cost one look at a flag.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use asgard_asg::submit::Command;
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::*;
+use crate::object::token_of;
+use crate::process::Process;
+use crate::vulkan::device::device;
+
+/// A sync file that a program gave away; none stands for one that has signalled.
+pub(super) type SyncFile = Option<Arc<OwnedFd>>;
+
+/// The fences of a device that take part.
+#[derive(Debug, Default)]
+pub(crate) struct Fences {
+    any: AtomicBool,
+    /// By token.
+    known: Mutex<HashMap<u64, Payload>>,
+    /// Fences of our own behind which sync files of semaphores are made, each with its last.
+    spare: Mutex<Vec<(VkFence, Arc<OwnedFd>)>>,
+}
+
+/// What a fence of the application's stands for at the moment.
+#[derive(Debug, Default)]
+struct Payload {
+    /// The handle of the queue that it was last submitted to.
+    queue: u64,
+    /// In the place of the host's fence, until the next reset.
+    imported: Option<SyncFile>,
+    /// The host's fence still signals for the sync file that was made of it, which reset the
+    /// application's.
+    exported: Option<Arc<OwnedFd>>,
+}
+
+impl Fences {
+    fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    fn change<T>(&self, fence: VkFence, change: impl FnOnce(&mut Payload) -> T) -> T {
+        self.any.store(true, Ordering::Release);
+        change(self.known.lock().entry(fence.0).or_default())
+    }
+}
+
+/// Whether a sync file is readable, or becomes so before the end.
+pub(super) fn wait_for(file: impl AsFd, end: Option<Instant>) -> bool {
+    wait_for_any(&[file.as_fd()], end)
+}
+
+/// Whether one of these files is readable, or becomes so before the end.
+fn wait_for_any(files: &[BorrowedFd<'_>], end: Option<Instant>) -> bool {
+    let mut fds: Vec<PollFd<'_>> = files
+        .iter()
+        .map(|file| PollFd::from_borrowed_fd(*file, PollFlags::IN))
+        .collect();
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match poll(&mut fds, left.as_ref()) {
+            Err(Errno::INTR) => {}
+            Ok(ready) => return ready > 0,
+            // One that cannot be waited for will not signal later either.
+            Err(_) => return true,
+        }
+    }
+}
+
+/// When a time-out of Vulkan's, in nanoseconds, is over; never if that is too far.
+fn end_of(timeout: u64) -> Option<Instant> {
+    Instant::now().checked_add(Duration::from_nanos(timeout))
+}
+
+/// Nanoseconds until then.
+fn left_until(end: Option<Instant>) -> u64 {
+    end.map_or(u64::MAX, |end| {
+        let left = end.saturating_duration_since(Instant::now());
+        u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+/// A sync file that signals when the fence does, which was submitted to that queue.
+fn make_sync_file(handle: VkDevice, fence: VkFence, queue: u64) -> Result<Arc<OwnedFd>, VkResult> {
+    let process = Process::get().ok_or(VK_ERROR_DEVICE_LOST)?;
+    // SAFETY: the application passes a live device, whose queues live as long.
+    let (device, queue) = unsafe { (token_of(handle.0), token_of(queue)) };
+    let command = Command::CreateExportSyncVk {
+        device,
+        fence: fence.0,
+    };
+    match process.device.sync_file(&command, queue) {
+        Ok(file) => Ok(Arc::new(file)),
+        Err(error) => {
+            eprintln!("asgard: no sync file: {error}");
+            Err(VK_ERROR_OUT_OF_HOST_MEMORY)
+        }
+    }
+}
+
+/// A copy of a sync file for the application.
+pub(super) fn give(file: &SyncFile, to: *mut i32) -> VkResult {
+    let fd = match file {
+        None => -1,
+        Some(file) => match file.try_clone() {
+            Ok(copy) => copy.into_raw_fd(),
+            Err(_) => return VK_ERROR_TOO_MANY_OBJECTS,
+        },
+    };
+    // SAFETY: the application made room for a number.
+    unsafe { *to = fd };
+    VK_SUCCESS
+}
+
+/// Takes over what the application imports.
+pub(super) fn take(fd: i32) -> SyncFile {
+    // SAFETY: the application gives the descriptor away.
+    (fd >= 0).then(|| Arc::new(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// The application submits a fence to a queue.
+pub(super) fn submitted(handle: VkDevice, queue: VkQueue, fence: VkFence) -> VkResult {
+    // SAFETY: the application passes a live device.
+    let fences = unsafe { &device(handle).fences };
+    if fence.0 == 0 || !fences.any() {
+        return VK_SUCCESS;
+    }
+    let exported = match fences.known.lock().get_mut(&fence.0) {
+        None => return VK_SUCCESS,
+        Some(payload) => {
+            payload.queue = queue.0;
+            payload.imported = None;
+            payload.exported.take()
+        }
+    };
+    match exported {
+        None => VK_SUCCESS,
+        Some(file) => {
+            // What it signalled before is complete, or will be soon, and nobody has reset it yet.
+            wait_for(&file, None);
+            reset(handle, &[fence])
+        }
+    }
+}
+
+fn reset(device: VkDevice, fences: &[VkFence]) -> VkResult {
+    if fences.is_empty() {
+        return VK_SUCCESS;
+    }
+    Driver.call(&mut p::vkResetFences {
+        device,
+        fenceCount: fences.len() as u32,
+        pFences: fences.as_ptr(),
+        ..zeroed()
+    })
+}
+
+/// A sync file that signals once the queue has done what was submitted to it.
+pub(super) fn sync_file_behind(handle: VkDevice, queue: VkQueue) -> Result<Arc<OwnedFd>, VkResult> {
+    // SAFETY: the application passes a live device.
+    let fences = unsafe { &device(handle).fences };
+    let fence = spare(handle, fences)?;
+    let ret = Driver.send(&mut p::vkQueueSubmitAsyncGOOGLE {
+        queue,
+        fence,
+        ..zeroed()
+    });
+    if ret != VK_SUCCESS {
+        return Err(ret);
+    }
+    let file = make_sync_file(handle, fence, queue.0)?;
+    fences.spare.lock().push((fence, Arc::clone(&file)));
+    Ok(file)
+}
+
+/// A fence of our own that nobody uses.
+fn spare(handle: VkDevice, fences: &Fences) -> Result<VkFence, VkResult> {
+    let idle = {
+        let mut spare = fences.spare.lock();
+        let now = Some(Instant::now());
+        let found = spare.iter().position(|(_, file)| wait_for(file, now));
+        found.map(|index| spare.swap_remove(index).0)
+    };
+    if let Some(fence) = idle {
+        return match reset(handle, &[fence]) {
+            VK_SUCCESS => Ok(fence),
+            error => Err(error),
+        };
+    }
+    let info = VkFenceCreateInfo {
+        sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO,
+        ..zeroed()
+    };
+    let mut fence = VkFence(0);
+    match Driver.call(&mut p::vkCreateFence {
+        device: handle,
+        pCreateInfo: &raw const info,
+        pFence: &raw mut fence,
+        ..zeroed()
+    }) {
+        VK_SUCCESS => Ok(fence),
+        error => Err(error),
+    }
+}
+
+/// Ends what belongs to a device that is about to go.
+pub(super) fn destroy_spare(handle: VkDevice, fences: &Fences) {
+    for (fence, _) in fences.spare.lock().drain(..) {
+        Driver.call(&mut p::vkDestroyFence {
+            device: handle,
+            fence,
+            ..zeroed()
+        });
+    }
+}
+
+/// `vkGetFenceFdKHR`.
+pub(super) fn get_fd(handle: VkDevice, info: &VkFenceGetFdInfoKHR, to: *mut i32) -> VkResult {
+    if info.handleType != VK_EXTERNAL_FENCE_HANDLE_TYPE_SYNC_FD_BIT {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    // SAFETY: the application passes a live device.
+    let fences = unsafe { &device(handle).fences };
+    let (queue, imported) = fences.change(info.fence, |payload| {
+        (payload.queue, payload.imported.take())
+    });
+    if let Some(file) = imported {
+        return give(&file, to);
+    }
+    match make_sync_file(handle, info.fence, queue) {
+        Ok(file) => {
+            let ret = give(&Some(Arc::clone(&file)), to);
+            // Whoever exports a fence as a sync file has reset it.
+            fences.change(info.fence, |payload| payload.exported = Some(file));
+            ret
+        }
+        Err(error) => error,
+    }
+}
+
+/// `vkImportFenceFdKHR`.
+pub(super) fn import_fd(handle: VkDevice, info: &VkImportFenceFdInfoKHR) -> VkResult {
+    if info.handleType != VK_EXTERNAL_FENCE_HANDLE_TYPE_SYNC_FD_BIT {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    // SAFETY: the application passes a live device.
+    let fences = unsafe { &device(handle).fences };
+    let file = take(info.fd);
+    fences.change(info.fence, |payload| payload.imported = Some(file));
+    VK_SUCCESS
+}
+
+/// How long the host is asked about its fences before the sync files are looked at again, for a program
+/// that waits for any of both.
+const SLICE: std::ops::RangeInclusive<Duration> =
+    Duration::from_micros(500)..=Duration::from_millis(16);
+
+/// Waits for fences of which some are sync files.
+fn wait(c: &mut p::vkWaitForFences, fences: &[VkFence], known: &Fences) -> VkResult {
+    let end = end_of(c.timeout);
+    let mut slice = *SLICE.start();
+    let (mut hosts, mut files) = (Vec::new(), Vec::new());
+    loop {
+        let (mut done, mut waiting) = (0, 0);
+        hosts.clear();
+        files.clear();
+        for fence in fences {
+            match known.known.lock().get(&fence.0) {
+                Some(Payload {
+                    imported: Some(None),
+                    ..
+                }) => done += 1,
+                Some(Payload {
+                    imported: Some(Some(file)),
+                    ..
+                }) => files.push(Arc::clone(file)),
+                // It is reset, and signals only once somebody has submitted it again.
+                Some(Payload {
+                    exported: Some(_), ..
+                }) => waiting += 1,
+                _ => hosts.push(*fence),
+            }
+        }
+        if c.waitAll == 0 && done > 0 {
+            return VK_SUCCESS;
+        }
+        if waiting == 0 || (c.waitAll == 0 && waiting < fences.len()) {
+            break;
+        }
+        let left = Duration::from_nanos(left_until(end));
+        if left.is_zero() {
+            return VK_TIMEOUT;
+        }
+        std::thread::sleep(slice.min(left));
+        slice = (slice * 2).min(*SLICE.end());
+    }
+    let ask = |fences: &[VkFence], timeout| {
+        Driver.call(&mut p::vkWaitForFences {
+            fenceCount: fences.len() as u32,
+            pFences: fences.as_ptr(),
+            timeout,
+            ..*c
+        })
+    };
+    if c.waitAll != 0 {
+        if !hosts.is_empty() {
+            let ret = ask(&hosts, left_until(end));
+            if ret != VK_SUCCESS {
+                return ret;
+            }
+        }
+        let all = files.iter().all(|file| wait_for(file, end));
+        return if all { VK_SUCCESS } else { VK_TIMEOUT };
+    }
+    let files: Vec<BorrowedFd<'_>> = files.iter().map(|file| file.as_fd()).collect();
+    if hosts.is_empty() {
+        return if wait_for_any(&files, end) {
+            VK_SUCCESS
+        } else {
+            VK_TIMEOUT
+        };
+    }
+    loop {
+        if !files.is_empty() && wait_for_any(&files, Some(Instant::now())) {
+            return VK_SUCCESS;
+        }
+        let left = left_until(end);
+        let time = if files.is_empty() {
+            left
+        } else {
+            left.min(slice.as_nanos() as u64)
+        };
+        match ask(&hosts, time) {
+            VK_TIMEOUT if time < left => slice = (slice * 2).min(*SLICE.end()),
+            other => return other,
+        }
+    }
+}
+
+impl FenceCommands for Driver {
+    fn vkCreateFence(&self, c: &mut p::vkCreateFence) -> VkResult {
+        // SAFETY: the application passes a struct with its chain; it is copied and not changed.
+        let info = unsafe { *c.pCreateInfo };
+        // All that extends it is about other processes, of which the host's driver need not know.
+        let plain = VkFenceCreateInfo {
+            pNext: std::ptr::null(),
+            ..info
+        };
+        c.pCreateInfo = &raw const plain;
+        c.pAllocator = std::ptr::null();
+        let ret = self.call(c);
+        if ret == VK_SUCCESS && !info.pNext.is_null() {
+            // SAFETY: the application passes a live device and made room for a handle, which is filled.
+            unsafe { device(c.device).fences.change(*c.pFence, |_| ()) };
+        }
+        ret
+    }
+
+    fn vkDestroyFence(&self, c: &mut p::vkDestroyFence) {
+        // SAFETY: the application passes a live device.
+        let fences = unsafe { &device(c.device).fences };
+        if fences.any() {
+            fences.known.lock().remove(&c.fence.0);
+        }
+        c.pAllocator = std::ptr::null();
+        self.call(c);
+    }
+
+    fn vkGetFenceStatus(&self, c: &mut p::vkGetFenceStatus) -> VkResult {
+        // SAFETY: the application passes a live device.
+        let fences = unsafe { &device(c.device).fences };
+        if fences.any()
+            && let Some(payload) = fences.known.lock().get(&c.fence.0)
+        {
+            match &payload.imported {
+                Some(None) => return VK_SUCCESS,
+                Some(Some(file)) if wait_for(file, Some(Instant::now())) => return VK_SUCCESS,
+                Some(Some(_)) => return VK_NOT_READY,
+                None if payload.exported.is_some() => return VK_NOT_READY,
+                None => {}
+            }
+        }
+        self.call(c)
+    }
+}
+
+/// `vkResetFences`.
+pub(super) fn reset_all(c: &mut p::vkResetFences) -> VkResult {
+    // SAFETY: the application passes a live device, and as many fences as it says.
+    let (known, fences) = unsafe {
+        let fences = std::slice::from_raw_parts(c.pFences, c.fenceCount as usize);
+        (&device(c.device).fences, fences)
+    };
+    if !known.any() {
+        return Driver.call(c);
+    }
+    let mut hosts = Vec::with_capacity(fences.len());
+    let mut known = known.known.lock();
+    for fence in fences {
+        match known.get_mut(&fence.0) {
+            Some(payload) => {
+                payload.imported = None;
+                if payload.exported.is_none() {
+                    hosts.push(*fence);
+                }
+            }
+            None => hosts.push(*fence),
+        }
+    }
+    drop(known);
+    reset(c.device, &hosts)
+}
+
+/// `vkWaitForFences`.
+pub(super) fn wait_all(c: &mut p::vkWaitForFences) -> VkResult {
+    // SAFETY: the application passes a live device, and as many fences as it says.
+    let (known, fences) = unsafe {
+        let fences = std::slice::from_raw_parts(c.pFences, c.fenceCount as usize);
+        (&device(c.device).fences, fences)
+    };
+    let odd = known.any() && {
+        let known = known.known.lock();
+        let is_odd = |payload: &Payload| payload.imported.is_some() || payload.exported.is_some();
+        fences.iter().any(|f| known.get(&f.0).is_some_and(is_odd))
+    };
+    if odd {
+        wait(c, fences, known)
+    } else {
+        Driver.call(c)
+    }
+}
