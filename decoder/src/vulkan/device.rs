@@ -15,6 +15,32 @@ use crate::stream::slice;
 /// What our own use of a device needs enabled.
 const NEEDED: [&std::ffi::CStr; 2] = [c"VK_KHR_external_memory", c"VK_EXT_external_memory_host"];
 
+/// Features of extensions that the guest driver serves by itself: the host's driver may not know them.
+const GUESTS: [VkStructureType; 5] = [
+    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SWAPCHAIN_MAINTENANCE_1_FEATURES_KHR,
+    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_ID_FEATURES_KHR,
+    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_ID_2_FEATURES_KHR,
+    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_WAIT_FEATURES_KHR,
+    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_WAIT_2_FEATURES_KHR,
+];
+
+/// Takes the structs of these types out of a chain.
+///
+/// # Safety
+/// The chain is valid, and may be changed.
+unsafe fn unlink(mut link: *mut *const VkBaseInStructure, types: &[VkStructureType]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        while let Some(next) = (*link).as_ref() {
+            if types.contains(&next.sType) {
+                *link = next.pNext;
+            } else {
+                link = &raw mut (*(*link).cast_mut()).pNext;
+            }
+        }
+    }
+}
+
 /// `vkCreateDevice`.
 fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> {
     let context = Arc::clone(&e.context);
@@ -43,6 +69,8 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
     // What the host lacks is the guest driver's own.
     wanted.retain(|w| have.iter().any(|h| h.as_bytes() == w.as_bytes()));
     let names: Vec<_> = wanted.iter().map(|w| w.as_ptr()).collect();
+    // SAFETY: decoding placed the chain in the arena, where nobody else knows of it.
+    unsafe { unlink((&raw mut info.pNext).cast(), &GUESTS) };
     info.enabledLayerCount = 0;
     info.ppEnabledLayerNames = ptr::null();
     info.enabledExtensionCount = names.len() as u32;

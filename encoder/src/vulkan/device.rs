@@ -364,6 +364,11 @@ impl DeviceCommands for Driver {
         swapchain::acquire(c.device, unsafe { &*c.pAcquireInfo }, c.pImageIndex)
     }
 
+    fn vkReleaseSwapchainImagesKHR(&self, c: &mut p::vkReleaseSwapchainImagesKHR) -> VkResult {
+        // SAFETY: the application passes a struct.
+        swapchain::release(unsafe { &*c.pReleaseInfo })
+    }
+
     fn vkGetDeviceGroupPresentCapabilitiesKHR(
         &self,
         c: &mut p::vkGetDeviceGroupPresentCapabilitiesKHR,

@@ -220,6 +220,12 @@ impl PhysicalDeviceCommands for Driver {
         unsafe { list(&[], c.pPropertyCount, c.pProperties) }
     }
 
+    fn vkGetPhysicalDeviceFeatures2(&self, c: &mut p::vkGetPhysicalDeviceFeatures2) {
+        self.call(c);
+        // SAFETY: the application passes a struct with its chain.
+        unsafe { swapchain::features((*c.pFeatures).pNext) };
+    }
+
     fn vkGetPhysicalDeviceProperties2(&self, c: &mut p::vkGetPhysicalDeviceProperties2) {
         self.call(c);
         // LDP_DRIVER_5 of the loader-driver document: the host's driver is certified at most by itself.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::wsi::headless::Headless;
+use crate::wsi::wayland::Wayland;
 use crate::wsi::x11::X11;
 use crate::wsi::{Gone, Window};
 
@@ -17,9 +18,14 @@ pub(crate) struct Surface {
 pub(super) const INSTANCE: &[(&CStr, u32)] = &[
     (c"VK_KHR_surface", 25),
     (c"VK_KHR_get_surface_capabilities2", 1),
+    (c"VK_KHR_surface_maintenance1", 1),
+    (c"VK_KHR_surface_protected_capabilities", 1),
+    (c"VK_KHR_wayland_surface", 6),
     (c"VK_KHR_xcb_surface", 6),
     (c"VK_KHR_xlib_surface", 6),
     (c"VK_EXT_headless_surface", 1),
+    (c"VK_EXT_surface_maintenance1", 1),
+    (c"VK_EXT_swapchain_colorspace", 5),
 ];
 
 /// Pictures that a swapchain has at least: one on the screen and one to draw.
@@ -33,12 +39,6 @@ const FORMATS: [VkFormat; 4] = [
     VK_FORMAT_B8G8R8A8_SRGB,
     VK_FORMAT_R8G8B8A8_UNORM,
     VK_FORMAT_R8G8B8A8_SRGB,
-];
-
-const MODES: [VkPresentModeKHR; 3] = [
-    VK_PRESENT_MODE_FIFO_KHR,
-    VK_PRESENT_MODE_MAILBOX_KHR,
-    VK_PRESENT_MODE_IMMEDIATE_KHR,
 ];
 
 /// The surface behind a handle.
@@ -93,8 +93,8 @@ pub(super) fn copies(device: VkPhysicalDevice, family: u32) -> bool {
 
 fn capabilities(handle: VkSurfaceKHR) -> Result<VkSurfaceCapabilitiesKHR, VkResult> {
     // SAFETY: the application passes a live surface.
-    let extent = unsafe { surface(handle) }.window.extent();
-    let extent = extent.map_err(|Gone| VK_ERROR_SURFACE_LOST_KHR)?;
+    let window = unsafe { &surface(handle).window };
+    let extent = window.extent().map_err(|Gone| VK_ERROR_SURFACE_LOST_KHR)?;
     let of = |width, height| VkExtent2D { width, height };
     Ok(VkSurfaceCapabilitiesKHR {
         minImageCount: MIN_IMAGES,
@@ -105,8 +105,7 @@ fn capabilities(handle: VkSurfaceKHR) -> Result<VkSurfaceCapabilitiesKHR, VkResu
         maxImageArrayLayers: 1,
         supportedTransforms: VK_SURFACE_TRANSFORM_IDENTITY_BIT_KHR,
         currentTransform: VK_SURFACE_TRANSFORM_IDENTITY_BIT_KHR,
-        supportedCompositeAlpha: VK_COMPOSITE_ALPHA_OPAQUE_BIT_KHR
-            | VK_COMPOSITE_ALPHA_INHERIT_BIT_KHR,
+        supportedCompositeAlpha: window.alphas(),
         supportedUsageFlags: VK_IMAGE_USAGE_TRANSFER_SRC_BIT
             | VK_IMAGE_USAGE_TRANSFER_DST_BIT
             | VK_IMAGE_USAGE_SAMPLED_BIT
@@ -133,22 +132,72 @@ pub(super) fn support(c: &mut p::vkGetPhysicalDeviceSurfaceSupportKHR) -> VkResu
 
 /// `vkGetPhysicalDeviceSurfaceCapabilities2KHR`.
 pub(super) fn capabilities2(c: &mut p::vkGetPhysicalDeviceSurfaceCapabilities2KHR) -> VkResult {
-    // SAFETY: the application passes a struct, and another with its chain to fill in.
+    // SAFETY: the application passes a struct with its chain, and another with its chain to fill in.
     unsafe {
-        match capabilities((*c.pSurfaceInfo).surface) {
-            Ok(known) => (*c.pSurfaceCapabilities).surfaceCapabilities = known,
+        let info = &*c.pSurfaceInfo;
+        let known = match capabilities(info.surface) {
+            Ok(known) => known,
             Err(error) => return error,
-        }
+        };
+        (*c.pSurfaceCapabilities).surfaceCapabilities = known;
+        let kind = VK_STRUCTURE_TYPE_SURFACE_PRESENT_MODE_KHR;
+        let asked = image::find::<VkSurfacePresentModeKHR>(info.pNext, kind);
+        let modes = surface(info.surface).window.modes();
+        let modes = asked.map_or(modes, |asked| compatible(modes, asked.presentMode));
         let mut next = (*c.pSurfaceCapabilities).pNext;
         while !next.is_null() {
             let head = next.cast::<VkBaseOutStructure>();
-            if (*head).sType == VK_STRUCTURE_TYPE_SURFACE_PROTECTED_CAPABILITIES_KHR {
-                (*next.cast::<VkSurfaceProtectedCapabilitiesKHR>()).supportsProtected = 0;
-            }
+            fill(head, &known, modes);
             next = (*head).pNext.cast();
         }
     }
     VK_SUCCESS
+}
+
+/// Modes that a swapchain of this one can change to: all, since a thread of this driver's own shows pictures.
+fn compatible(modes: &[VkPresentModeKHR], mode: VkPresentModeKHR) -> &[VkPresentModeKHR] {
+    if modes.contains(&mode) { modes } else { &[] }
+}
+
+/// Fills in what a chain asks of a surface.
+///
+/// # Safety
+/// It is a struct of the type that it says.
+unsafe fn fill(
+    head: *mut VkBaseOutStructure,
+    known: &VkSurfaceCapabilitiesKHR,
+    modes: &[VkPresentModeKHR],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (*head).sType {
+            VK_STRUCTURE_TYPE_SURFACE_PROTECTED_CAPABILITIES_KHR => {
+                let to = head.cast::<VkSurfaceProtectedCapabilitiesKHR>();
+                (*to).supportsProtected = 0;
+            }
+            VK_STRUCTURE_TYPE_SURFACE_PRESENT_SCALING_CAPABILITIES_KHR => {
+                let to = &mut *head.cast::<VkSurfacePresentScalingCapabilitiesKHR>();
+                to.supportedPresentScaling = 0;
+                to.supportedPresentGravityX = 0;
+                to.supportedPresentGravityY = 0;
+                to.minScaledImageExtent = known.minImageExtent;
+                to.maxScaledImageExtent = known.maxImageExtent;
+            }
+            VK_STRUCTURE_TYPE_SURFACE_PRESENT_MODE_COMPATIBILITY_KHR => {
+                let to = &mut *head.cast::<VkSurfacePresentModeCompatibilityKHR>();
+                let _ = list(modes, &raw mut to.presentModeCount, to.pPresentModes);
+            }
+            VK_STRUCTURE_TYPE_SURFACE_CAPABILITIES_PRESENT_ID_2_KHR => {
+                let to = head.cast::<VkSurfaceCapabilitiesPresentId2KHR>();
+                (*to).presentId2Supported = 1;
+            }
+            VK_STRUCTURE_TYPE_SURFACE_CAPABILITIES_PRESENT_WAIT_2_KHR => {
+                let to = head.cast::<VkSurfaceCapabilitiesPresentWait2KHR>();
+                (*to).presentWait2Supported = 1;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// `vkGetPhysicalDeviceSurfaceFormats2KHR`.
@@ -222,8 +271,11 @@ impl SurfaceCommands for Driver {
         &self,
         c: &mut p::vkGetPhysicalDeviceSurfacePresentModesKHR,
     ) -> VkResult {
-        // SAFETY: the application made room.
-        unsafe { list(&MODES, c.pPresentModeCount, c.pPresentModes) }
+        // SAFETY: the application passes a live surface, and made room.
+        unsafe {
+            let modes = surface(c.surface).window.modes();
+            list(modes, c.pPresentModeCount, c.pPresentModes)
+        }
     }
 
     fn vkGetDeviceGroupSurfacePresentModesKHR(
@@ -275,6 +327,24 @@ unsafe extern "system" fn create_xlib(
     unsafe { create(X11::of_xlib(&*info), to) }
 }
 
+unsafe extern "system" fn create_wayland(
+    _: VkInstance,
+    info: *const VkWaylandSurfaceCreateInfoKHR,
+    _: *const VkAllocationCallbacks,
+    to: *mut VkSurfaceKHR,
+) -> VkResult {
+    // SAFETY: the application passes a struct with a live display and surface, and room for a handle.
+    unsafe { create(Wayland::of(&*info), to) }
+}
+
+unsafe extern "system" fn wayland_support(
+    device: VkPhysicalDevice,
+    family: u32,
+    _: *mut c_void,
+) -> VkBool32 {
+    copies(device, family).into()
+}
+
 unsafe extern "system" fn xcb_support(
     device: VkPhysicalDevice,
     family: u32,
@@ -296,6 +366,8 @@ unsafe extern "system" fn xlib_support(
 /// The entry point of that name, if it has types of a window system.
 pub(super) fn entry(name: &CStr) -> PFN_vkVoidFunction {
     let function = match name.to_bytes() {
+        b"vkCreateWaylandSurfaceKHR" => create_wayland as *const (),
+        b"vkGetPhysicalDeviceWaylandPresentationSupportKHR" => wayland_support as *const (),
         b"vkCreateXcbSurfaceKHR" => create_xcb as *const (),
         b"vkCreateXlibSurfaceKHR" => create_xlib as *const (),
         b"vkGetPhysicalDeviceXcbPresentationSupportKHR" => xcb_support as *const (),

@@ -10,16 +10,61 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::image::find;
 use super::*;
 use crate::vulkan::device::device;
 use crate::vulkan::surface::surface;
 use crate::wsi::{Gone, Picture, Window};
 
-/// Device extensions of this driver's own, with their versions.
-pub(super) const DEVICE: &[(&CStr, u32)] = &[(c"VK_KHR_swapchain", 70)];
+mod image;
+use image::{Image, check};
 
-/// How long a frame stays on the screen, where frames wait for their turn.
-const FRAME: Duration = Duration::from_nanos(16_666_667);
+/// Device extensions of this driver's own, with their versions.
+pub(super) const DEVICE: &[(&CStr, u32)] = &[
+    (c"VK_KHR_incremental_present", 2),
+    (c"VK_KHR_present_id", 1),
+    (c"VK_KHR_present_id2", 1),
+    (c"VK_KHR_present_wait", 1),
+    (c"VK_KHR_present_wait2", 1),
+    (c"VK_KHR_swapchain", 70),
+    (c"VK_KHR_swapchain_maintenance1", 1),
+    (c"VK_KHR_swapchain_mutable_format", 1),
+    (c"VK_EXT_swapchain_maintenance1", 1),
+];
+
+/// Says that the features of these extensions are there, where a chain asks for them.
+///
+/// # Safety
+/// The chain is valid.
+pub(super) unsafe fn features(chain: *mut c_void) {
+    let mut next = chain.cast::<VkBaseOutStructure>();
+    // SAFETY: the caller's promise.
+    while let Some(head) = unsafe { next.as_ref() } {
+        // SAFETY: the struct is of the type that it says.
+        unsafe {
+            match head.sType {
+                VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SWAPCHAIN_MAINTENANCE_1_FEATURES_KHR => {
+                    let to = next.cast::<VkPhysicalDeviceSwapchainMaintenance1FeaturesKHR>();
+                    (*to).swapchainMaintenance1 = 1;
+                }
+                VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_ID_FEATURES_KHR => {
+                    (*next.cast::<VkPhysicalDevicePresentIdFeaturesKHR>()).presentId = 1;
+                }
+                VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_ID_2_FEATURES_KHR => {
+                    (*next.cast::<VkPhysicalDevicePresentId2FeaturesKHR>()).presentId2 = 1;
+                }
+                VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_WAIT_FEATURES_KHR => {
+                    (*next.cast::<VkPhysicalDevicePresentWaitFeaturesKHR>()).presentWait = 1;
+                }
+                VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PRESENT_WAIT_2_FEATURES_KHR => {
+                    (*next.cast::<VkPhysicalDevicePresentWait2FeaturesKHR>()).presentWait2 = 1;
+                }
+                _ => {}
+            }
+        }
+        next = head.pNext.cast();
+    }
+}
 
 /// A VkSwapchainKHR.
 struct Swapchain {
@@ -33,39 +78,41 @@ struct Shared {
     window: Arc<dyn Window>,
     extent: VkExtent2D,
     red_first: bool,
-    mode: VkPresentModeKHR,
+    opaque: bool,
     images: Vec<Image>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct Image {
-    image: VkImage,
-    memory: VkDeviceMemory,
-    buffer: VkBuffer,
-    buffer_memory: VkDeviceMemory,
-    /// Signals when the picture is in the buffer.
-    fence: VkFence,
-    /// The address of the buffer's memory.
-    pixels: usize,
-}
-
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// Images that nobody uses.
     idle: VecDeque<u32>,
-    /// Images that were presented and not yet shown.
-    presented: VecDeque<u32>,
+    /// What was presented and not yet shown.
+    presented: VecDeque<Presented>,
     /// The thread is at one.
     busy: bool,
-    /// What acquiring and presenting answer from now on, unless it is success.
+    /// The number of the newest that was shown, or was left out for one that was.
+    shown: u64,
+    /// How pictures are shown unless an application says otherwise.
+    mode: VkPresentModeKHR,
+    /// What acquiring and presenting answer from now on; a failure stays.
     status: VkResult,
     /// Another swapchain has taken its place: nothing is acquired from it any more.
     retired: bool,
     end: bool,
     /// By queue family.
     copies: HashMap<u32, Copies>,
+}
+
+/// An image that is to be shown.
+struct Presented {
+    index: u32,
+    /// The application's number, or 0.
+    id: u64,
+    mode: VkPresentModeKHR,
+    /// Where it differs from the one presented before; `None` if everywhere.
+    damage: Option<Vec<VkRect2D>>,
 }
 
 #[derive(Debug)]
@@ -84,270 +131,66 @@ unsafe fn swapchain<'a>(handle: VkSwapchainKHR) -> &'a Swapchain {
     unsafe { &*(handle.0 as *const Swapchain) }
 }
 
-fn check(result: VkResult) -> Result<(), VkResult> {
-    if result == VK_SUCCESS {
-        Ok(())
-    } else {
-        Err(result)
-    }
-}
-
-/// Memory for this, of the first type with all of these properties that has one.
-fn allocate(
-    handle: VkDevice,
-    needs: &VkMemoryRequirements,
-    wanted: &[VkMemoryPropertyFlags],
-) -> Result<VkDeviceMemory, VkResult> {
-    // SAFETY: the application passes a live device.
-    let types = unsafe { &device(handle).memory_types };
-    let kind = wanted.iter().find_map(|flags| {
-        let fits =
-            |(i, has): (usize, &u32)| needs.memoryTypeBits >> i & 1 != 0 && has & flags == *flags;
-        types.iter().enumerate().position(fits)
-    });
-    let info = VkMemoryAllocateInfo {
-        sType: VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
-        allocationSize: needs.size,
-        memoryTypeIndex: kind.ok_or(VK_ERROR_OUT_OF_DEVICE_MEMORY)? as u32,
-        ..zeroed()
-    };
-    let mut memory = VkDeviceMemory(0);
-    check(Driver.vkAllocateMemory(&mut p::vkAllocateMemory {
-        device: handle,
-        pAllocateInfo: &raw const info,
-        pMemory: &raw mut memory,
-        ..zeroed()
-    }))?;
-    Ok(memory)
-}
-
-impl Image {
-    /// Makes what it is of; what is there already when a step fails is for [`Self::destroy`].
-    fn fill(&mut self, device: VkDevice, info: &VkSwapchainCreateInfoKHR) -> Result<(), VkResult> {
-        let VkExtent2D { width, height } = info.imageExtent;
-        let image = VkImageCreateInfo {
-            sType: VK_STRUCTURE_TYPE_IMAGE_CREATE_INFO,
-            imageType: VK_IMAGE_TYPE_2D,
-            format: info.imageFormat,
-            extent: VkExtent3D {
-                width,
-                height,
-                depth: 1,
-            },
-            mipLevels: 1,
-            arrayLayers: info.imageArrayLayers,
-            samples: VK_SAMPLE_COUNT_1_BIT,
-            tiling: VK_IMAGE_TILING_OPTIMAL,
-            usage: info.imageUsage | VK_IMAGE_USAGE_TRANSFER_SRC_BIT,
-            sharingMode: info.imageSharingMode,
-            queueFamilyIndexCount: info.queueFamilyIndexCount,
-            pQueueFamilyIndices: info.pQueueFamilyIndices,
-            initialLayout: VK_IMAGE_LAYOUT_UNDEFINED,
-            ..zeroed()
-        };
-        check(Driver.vkCreateImage(&mut p::vkCreateImage {
-            device,
-            pCreateInfo: &raw const image,
-            pImage: &raw mut self.image,
-            ..zeroed()
-        }))?;
-        let mut needs = zeroed::<VkMemoryRequirements>();
-        Driver.vkGetImageMemoryRequirements(&mut p::vkGetImageMemoryRequirements {
-            device,
-            image: self.image,
-            pMemoryRequirements: &raw mut needs,
-            ..zeroed()
-        });
-        self.memory = allocate(device, &needs, &[VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, 0])?;
-        check(Driver.vkBindImageMemory(&mut p::vkBindImageMemory {
-            device,
-            image: self.image,
-            memory: self.memory,
-            ..zeroed()
-        }))?;
-        let buffer = VkBufferCreateInfo {
-            sType: VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
-            size: u64::from(width) * u64::from(height) * 4,
-            usage: VK_BUFFER_USAGE_TRANSFER_DST_BIT,
-            sharingMode: info.imageSharingMode,
-            queueFamilyIndexCount: info.queueFamilyIndexCount,
-            pQueueFamilyIndices: info.pQueueFamilyIndices,
-            ..zeroed()
-        };
-        check(Driver.vkCreateBuffer(&mut p::vkCreateBuffer {
-            device,
-            pCreateInfo: &raw const buffer,
-            pBuffer: &raw mut self.buffer,
-            ..zeroed()
-        }))?;
-        Driver.vkGetBufferMemoryRequirements(&mut p::vkGetBufferMemoryRequirements {
-            device,
-            buffer: self.buffer,
-            pMemoryRequirements: &raw mut needs,
-            ..zeroed()
-        });
-        let mapped = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
-        let wanted = [mapped | VK_MEMORY_PROPERTY_HOST_CACHED_BIT, mapped];
-        self.buffer_memory = allocate(device, &needs, &wanted)?;
-        check(Driver.vkBindBufferMemory(&mut p::vkBindBufferMemory {
-            device,
-            buffer: self.buffer,
-            memory: self.buffer_memory,
-            ..zeroed()
-        }))?;
-        let mut pixels = std::ptr::null_mut();
-        check(Driver.vkMapMemory(&mut p::vkMapMemory {
-            device,
-            memory: self.buffer_memory,
-            size: VK_WHOLE_SIZE,
-            ppData: &raw mut pixels,
-            ..zeroed()
-        }))?;
-        self.pixels = pixels as usize;
-        let fence = VkFenceCreateInfo {
-            sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO,
-            ..zeroed()
-        };
-        check(Driver.vkCreateFence(&mut p::vkCreateFence {
-            device,
-            pCreateInfo: &raw const fence,
-            pFence: &raw mut self.fence,
-            ..zeroed()
-        }))
-    }
-
-    fn destroy(&self, device: VkDevice) {
-        if self.fence.0 != 0 {
-            Driver.vkDestroyFence(&mut p::vkDestroyFence {
-                device,
-                fence: self.fence,
-                ..zeroed()
-            });
-        }
-        if self.buffer.0 != 0 {
-            Driver.vkDestroyBuffer(&mut p::vkDestroyBuffer {
-                device,
-                buffer: self.buffer,
-                ..zeroed()
-            });
-        }
-        if self.image.0 != 0 {
-            Driver.vkDestroyImage(&mut p::vkDestroyImage {
-                device,
-                image: self.image,
-                ..zeroed()
-            });
-        }
-        for memory in [self.buffer_memory, self.memory] {
-            if memory.0 != 0 {
-                Driver.vkFreeMemory(&mut p::vkFreeMemory {
-                    device,
-                    memory,
-                    ..zeroed()
-                });
-            }
-        }
-    }
-
-    /// Records how it is copied.
-    fn record(&self, buffer: VkCommandBuffer, extent: VkExtent2D) -> Result<(), VkResult> {
-        let begin = VkCommandBufferBeginInfo {
-            sType: VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-            ..zeroed()
-        };
-        check(Driver.vkBeginCommandBuffer(&mut p::vkBeginCommandBuffer {
-            commandBuffer: buffer,
-            pBeginInfo: &raw const begin,
-            ..zeroed()
-        }))?;
-        let presented = VkImageMemoryBarrier {
-            sType: VK_STRUCTURE_TYPE_IMAGE_MEMORY_BARRIER,
-            dstAccessMask: VK_ACCESS_TRANSFER_READ_BIT,
-            oldLayout: VK_IMAGE_LAYOUT_PRESENT_SRC_KHR,
-            newLayout: VK_IMAGE_LAYOUT_TRANSFER_SRC_OPTIMAL,
-            srcQueueFamilyIndex: VK_QUEUE_FAMILY_IGNORED,
-            dstQueueFamilyIndex: VK_QUEUE_FAMILY_IGNORED,
-            image: self.image,
-            subresourceRange: VkImageSubresourceRange {
-                aspectMask: VK_IMAGE_ASPECT_COLOR_BIT,
-                levelCount: 1,
-                layerCount: 1,
-                ..zeroed()
-            },
-            ..zeroed()
-        };
-        Driver.vkCmdPipelineBarrier(&mut p::vkCmdPipelineBarrier {
-            commandBuffer: buffer,
-            srcStageMask: VK_PIPELINE_STAGE_TRANSFER_BIT,
-            dstStageMask: VK_PIPELINE_STAGE_TRANSFER_BIT,
-            imageMemoryBarrierCount: 1,
-            pImageMemoryBarriers: &raw const presented,
-            ..zeroed()
-        });
-        let whole = VkBufferImageCopy {
-            imageSubresource: VkImageSubresourceLayers {
-                aspectMask: VK_IMAGE_ASPECT_COLOR_BIT,
-                layerCount: 1,
-                ..zeroed()
-            },
-            imageExtent: VkExtent3D {
-                width: extent.width,
-                height: extent.height,
-                depth: 1,
-            },
-            ..zeroed()
-        };
-        Driver.vkCmdCopyImageToBuffer(&mut p::vkCmdCopyImageToBuffer {
-            commandBuffer: buffer,
-            srcImage: self.image,
-            srcImageLayout: VK_IMAGE_LAYOUT_TRANSFER_SRC_OPTIMAL,
-            dstBuffer: self.buffer,
-            regionCount: 1,
-            pRegions: &raw const whole,
-            ..zeroed()
-        });
-        let back = VkImageMemoryBarrier {
-            srcAccessMask: 0,
-            dstAccessMask: 0,
-            oldLayout: presented.newLayout,
-            newLayout: presented.oldLayout,
-            ..presented
-        };
-        let read = VkBufferMemoryBarrier {
-            sType: VK_STRUCTURE_TYPE_BUFFER_MEMORY_BARRIER,
-            srcAccessMask: VK_ACCESS_TRANSFER_WRITE_BIT,
-            dstAccessMask: VK_ACCESS_HOST_READ_BIT,
-            srcQueueFamilyIndex: VK_QUEUE_FAMILY_IGNORED,
-            dstQueueFamilyIndex: VK_QUEUE_FAMILY_IGNORED,
-            buffer: self.buffer,
-            size: VK_WHOLE_SIZE,
-            ..zeroed()
-        };
-        Driver.vkCmdPipelineBarrier(&mut p::vkCmdPipelineBarrier {
-            commandBuffer: buffer,
-            srcStageMask: VK_PIPELINE_STAGE_TRANSFER_BIT,
-            dstStageMask: VK_PIPELINE_STAGE_HOST_BIT | VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT,
-            bufferMemoryBarrierCount: 1,
-            pBufferMemoryBarriers: &raw const read,
-            imageMemoryBarrierCount: 1,
-            pImageMemoryBarriers: &raw const back,
-            ..zeroed()
-        });
-        check(Driver.vkEndCommandBuffer(&mut p::vkEndCommandBuffer {
-            commandBuffer: buffer,
-            ..zeroed()
-        }))
-    }
-}
-
 impl Shared {
-    /// The command buffer that copies an image, on queues of this family.
+    /// What a present of several says of one, and the fence that it is to signal, or 0.
+    ///
+    /// # Safety
+    /// There are as many of everything as it says, in its chain too.
+    unsafe fn presented(&self, info: &VkPresentInfoKHR, i: usize) -> (Presented, VkFence) {
+        let chain = info.pNext;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let kind = VK_STRUCTURE_TYPE_PRESENT_ID_KHR;
+            let id = find::<VkPresentIdKHR>(chain, kind).map(|ids| ids.pPresentIds);
+            let kind = VK_STRUCTURE_TYPE_PRESENT_ID_2_KHR;
+            let id2 = find::<VkPresentId2KHR>(chain, kind).map(|ids| ids.pPresentIds);
+            let ids = id2.or(id).filter(|ids| !ids.is_null());
+            let kind = VK_STRUCTURE_TYPE_SWAPCHAIN_PRESENT_MODE_INFO_KHR;
+            let modes = find::<VkSwapchainPresentModeInfoKHR>(chain, kind);
+            let kind = VK_STRUCTURE_TYPE_SWAPCHAIN_PRESENT_FENCE_INFO_KHR;
+            let fences = find::<VkSwapchainPresentFenceInfoKHR>(chain, kind);
+            let kind = VK_STRUCTURE_TYPE_PRESENT_REGIONS_KHR;
+            let regions = find::<VkPresentRegionsKHR>(chain, kind)
+                .filter(|regions| !regions.pRegions.is_null())
+                .map(|regions| &*regions.pRegions.add(i))
+                .filter(|region| region.rectangleCount != 0 && !region.pRectangles.is_null());
+            let frame = Presented {
+                index: *info.pImageIndices.add(i),
+                id: ids.map_or(0, |ids| *ids.add(i)),
+                mode: modes.map_or_else(|| self.state.lock().mode, |m| *m.pPresentModes.add(i)),
+                damage: regions.map(|region| {
+                    let count = region.rectangleCount as usize;
+                    let all = std::slice::from_raw_parts(region.pRectangles, count);
+                    all.iter().filter_map(|r| self.inside(r)).collect()
+                }),
+            };
+            let fence = fences.map_or(VkFence(0), |fences| *fences.pFences.add(i));
+            (frame, fence)
+        }
+    }
+
+    /// The part of a rectangle that is in the picture.
+    fn inside(&self, rect: &VkRectLayerKHR) -> Option<VkRect2D> {
+        let clip = |offset: i32, len: u32, limit: u32| {
+            let start = i64::from(offset).clamp(0, limit.into());
+            let end = (i64::from(offset) + i64::from(len)).clamp(start, limit.into());
+            (start as i32, (end - start) as u32)
+        };
+        let (x, width) = clip(rect.offset.x, rect.extent.width, self.extent.width);
+        let (y, height) = clip(rect.offset.y, rect.extent.height, self.extent.height);
+        (width != 0 && height != 0).then_some(VkRect2D {
+            offset: VkOffset2D { x, y },
+            extent: VkExtent2D { width, height },
+        })
+    }
+
+    /// The command buffer that copies an image, on queues of this family, and the fence that says when.
     fn copy(
         &self,
         state: &mut State,
         family: u32,
         index: u32,
-    ) -> Result<VkCommandBuffer, VkResult> {
+    ) -> Result<(VkCommandBuffer, VkFence), VkResult> {
         let copies = match state.copies.entry(family) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(slot) => {
@@ -357,7 +200,9 @@ impl Shared {
             }
         };
         let buffer = copies.buffers.get(index as usize);
-        buffer.copied().ok_or(VK_ERROR_OUT_OF_HOST_MEMORY)
+        let both = buffer.zip(self.images.get(index as usize));
+        both.map(|(buffer, image)| (*buffer, image.fence))
+            .ok_or(VK_ERROR_OUT_OF_HOST_MEMORY)
     }
 
     fn pool(&self, family: u32) -> Result<Copies, VkResult> {
@@ -406,10 +251,11 @@ impl Shared {
 
     /// Waits for the copies of what is presented and shows them, until the end.
     fn show(&self) {
-        let mut next = Instant::now();
         let mut state = self.state.lock();
+        // The first has nothing before it that it could differ from in parts.
+        let mut whole = true;
         loop {
-            let Some(index) = state.presented.pop_front() else {
+            let Some(mut frame) = state.presented.pop_front() else {
                 if state.end {
                     return;
                 }
@@ -417,29 +263,47 @@ impl Shared {
                 continue;
             };
             state.busy = true;
-            let show = !state.end && state.status >= 0;
-            let successor = state.presented.front().copied();
+            // At the end only the last is worth it: it stays on the screen.
+            let show = state.status >= 0 && (!state.end || state.presented.is_empty());
+            let successor = state.presented.front().map(|s| s.index);
             drop(state);
-            let status = self.show_one(index, show, successor, &mut next);
+            if whole {
+                frame.damage = None;
+            }
+            let drawn = self.draw(&frame, show, successor);
+            // What another of the same window has drawn is between, too.
+            whole = !matches!(drawn, Ok(Some(_)));
             state = self.state.lock();
+            state.idle.push_back(frame.index);
+            if !(state.end || whole) && frame.mode == VK_PRESENT_MODE_FIFO_KHR {
+                self.changed.notify_all();
+                drop(state);
+                let turned = self.window.turn();
+                state = self.state.lock();
+                if turned.is_err() {
+                    state.status = VK_ERROR_SURFACE_LOST_KHR;
+                }
+            }
             state.busy = false;
-            state.idle.push_back(index);
-            if status < 0 {
-                state.status = status;
+            state.shown = state.shown.max(frame.id);
+            match drawn {
+                Err(error) => state.status = error,
+                Ok(Some(status)) if state.status >= 0 => state.status = status,
+                Ok(_) => {}
             }
             self.changed.notify_all();
         }
     }
 
-    fn show_one(
+    /// Waits for a picture and shows it; `None` if it was left out.
+    fn draw(
         &self,
-        index: u32,
+        frame: &Presented,
         show: bool,
         successor: Option<u32>,
-        next: &mut Instant,
-    ) -> VkResult {
-        let Some(image) = self.images.get(index as usize) else {
-            return VK_SUCCESS;
+    ) -> Result<Option<VkResult>, VkResult> {
+        let Some(image) = self.images.get(frame.index as usize) else {
+            return Ok(None);
         };
         let ret = Driver.vkWaitForFences(&mut p::vkWaitForFences {
             device: self.device,
@@ -450,7 +314,7 @@ impl Shared {
             ..zeroed()
         });
         if ret != VK_SUCCESS {
-            return VK_ERROR_DEVICE_LOST;
+            return Err(VK_ERROR_DEVICE_LOST);
         }
         Driver.vkResetFences(&mut p::vkResetFences {
             device: self.device,
@@ -458,8 +322,9 @@ impl Shared {
             pFences: &raw const image.fence,
             ..zeroed()
         });
-        if !show || (self.mode == VK_PRESENT_MODE_MAILBOX_KHR && self.finished(successor)) {
-            return VK_SUCCESS;
+        let replaced = frame.mode == VK_PRESENT_MODE_MAILBOX_KHR && self.finished(successor);
+        if !show || replaced {
+            return Ok(None);
         }
         let len = self.extent.width as usize * self.extent.height as usize * 4;
         let drawn = self.window.draw(Picture {
@@ -468,18 +333,15 @@ impl Shared {
             // after the image is acquired again.
             pixels: unsafe { std::slice::from_raw_parts(image.pixels as *const u8, len) },
             red_first: self.red_first,
+            opaque: self.opaque,
+            damage: frame.damage.as_deref(),
         });
-        if self.mode == VK_PRESENT_MODE_FIFO_KHR && self.window.paced() {
-            let now = Instant::now();
-            *next = (*next + FRAME).max(now);
-            std::thread::sleep(*next - now);
-        }
         match drawn {
-            Err(Gone) => VK_ERROR_SURFACE_LOST_KHR,
+            Err(Gone) => Err(VK_ERROR_SURFACE_LOST_KHR),
             Ok(Some(e)) if (e.width, e.height) != (self.extent.width, self.extent.height) => {
-                VK_ERROR_OUT_OF_DATE_KHR
+                Ok(Some(VK_SUBOPTIMAL_KHR))
             }
-            Ok(_) => VK_SUCCESS,
+            Ok(_) => Ok(Some(VK_SUCCESS)),
         }
     }
 
@@ -496,25 +358,23 @@ impl Shared {
         })
     }
 
-    /// An image that nobody uses, once there is one.
-    fn acquire(&self, timeout: u64) -> Result<u32, VkResult> {
+    /// Waits until `done` has an answer, with `late` if that takes too long.
+    fn wait<T>(
+        &self,
+        timeout: u64,
+        late: VkResult,
+        mut done: impl FnMut(&mut State) -> Option<Result<T, VkResult>>,
+    ) -> Result<T, VkResult> {
         let end = Instant::now().checked_add(Duration::from_nanos(timeout));
         let mut state = self.state.lock();
         loop {
-            if state.status < 0 {
-                return Err(state.status);
-            }
-            if state.retired {
-                return Err(VK_ERROR_OUT_OF_DATE_KHR);
-            }
-            if let Some(index) = state.idle.pop_front() {
-                return Ok(index);
+            if let Some(answer) = done(&mut state) {
+                return answer;
             }
             match end {
-                _ if timeout == 0 => return Err(VK_NOT_READY),
                 Some(end) if timeout != u64::MAX => {
-                    if self.changed.wait_until(&mut state, end).timed_out() {
-                        return Err(VK_TIMEOUT);
+                    if timeout == 0 || self.changed.wait_until(&mut state, end).timed_out() {
+                        return done(&mut state).unwrap_or(Err(late));
                     }
                 }
                 _ => self.changed.wait(&mut state),
@@ -522,17 +382,48 @@ impl Shared {
         }
     }
 
-    /// Ends acquiring; what was presented is shown before what another swapchain will show.
-    fn retire(&self) {
-        let end = Instant::now() + Duration::from_secs(1);
-        let mut state = self.state.lock();
-        state.retired = true;
-        self.changed.notify_all();
-        while state.busy || !state.presented.is_empty() {
-            if self.changed.wait_until(&mut state, end).timed_out() {
-                return;
+    /// An image that nobody uses, once there is one, and how well the swapchain fits.
+    fn acquire(&self, timeout: u64) -> Result<(u32, VkResult), VkResult> {
+        let late = if timeout == 0 {
+            VK_NOT_READY
+        } else {
+            VK_TIMEOUT
+        };
+        self.wait(timeout, late, |state| {
+            if state.status < 0 {
+                return Some(Err(state.status));
             }
-        }
+            if state.retired {
+                return Some(Err(VK_ERROR_OUT_OF_DATE_KHR));
+            }
+            let index = state.idle.pop_front()?;
+            Some(Ok((index, state.status)))
+        })
+    }
+
+    /// Waits until what has this number was shown.
+    fn shown(&self, id: u64, timeout: u64) -> VkResult {
+        let shown = self.wait(timeout, VK_TIMEOUT, |state| {
+            if state.status < 0 {
+                return Some(Err(state.status));
+            }
+            (state.shown >= id).then_some(Ok(state.status))
+        });
+        shown.unwrap_or_else(|error| error)
+    }
+
+    /// Ends acquiring.
+    fn retire(&self) {
+        self.state.lock().retired = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all that was presented was shown; gives up after a while.
+    fn drained(&self) {
+        let limit = Duration::from_secs(1).as_nanos() as u64;
+        let _ = self.wait(limit, VK_TIMEOUT, |state| {
+            (!state.busy && state.presented.is_empty()).then_some(Ok(()))
+        });
     }
 }
 
@@ -563,10 +454,12 @@ impl Drop for Swapchain {
 }
 
 fn create(device: VkDevice, info: &VkSwapchainCreateInfoKHR) -> Result<Swapchain, VkResult> {
-    if info.oldSwapchain.0 != 0 {
+    let predecessor = (info.oldSwapchain.0 != 0).then(|| {
         // SAFETY: the application passes a live swapchain.
-        unsafe { swapchain(info.oldSwapchain) }.shared.retire();
-    }
+        let old = unsafe { swapchain(info.oldSwapchain) };
+        old.shared.retire();
+        old.shared.clone()
+    });
     let count = info.minImageCount.max(surface::MIN_IMAGES);
     let mut shared = Shared {
         device,
@@ -577,11 +470,12 @@ fn create(device: VkDevice, info: &VkSwapchainCreateInfoKHR) -> Result<Swapchain
             info.imageFormat,
             VK_FORMAT_R8G8B8A8_UNORM | VK_FORMAT_R8G8B8A8_SRGB
         ),
-        mode: info.presentMode,
+        opaque: info.compositeAlpha == VK_COMPOSITE_ALPHA_OPAQUE_BIT_KHR,
         images: Vec::new(),
         state: Mutex::default(),
         changed: Condvar::new(),
     };
+    shared.state.get_mut().mode = info.presentMode;
     for index in 0..count {
         let mut image = Image::default();
         let filled = image.fill(device, info);
@@ -593,7 +487,13 @@ fn create(device: VkDevice, info: &VkSwapchainCreateInfoKHR) -> Result<Swapchain
     let of_thread = shared.clone();
     let thread = std::thread::Builder::new()
         .name("asgard-present".to_owned())
-        .spawn(move || of_thread.show())
+        .spawn(move || {
+            // What was presented to the window before comes before.
+            if let Some(old) = predecessor {
+                old.drained();
+            }
+            of_thread.show();
+        })
         .map_err(|_| VK_ERROR_OUT_OF_HOST_MEMORY)?;
     Ok(Swapchain {
         shared,
@@ -619,8 +519,8 @@ pub(super) fn acquire(
 ) -> VkResult {
     // SAFETY: the application passes a live swapchain and a live device.
     let (swapchain, device) = unsafe { (swapchain(info.swapchain), device(handle)) };
-    let index = match swapchain.shared.acquire(info.timeout) {
-        Ok(index) => index,
+    let (index, fits) = match swapchain.shared.acquire(info.timeout) {
+        Ok(acquired) => acquired,
         Err(error) => return error,
     };
     let submit = VkSubmitInfo {
@@ -642,7 +542,23 @@ pub(super) fn acquire(
     }
     // SAFETY: the application made room.
     unsafe { *to = index };
-    VK_SUCCESS
+    fits
+}
+
+/// `vkReleaseSwapchainImagesKHR`.
+pub(super) fn release(info: &VkReleaseSwapchainImagesInfoKHR) -> VkResult {
+    // SAFETY: the application passes a live swapchain, and as many indices as it says.
+    let (shared, indices) = unsafe {
+        let count = info.imageIndexCount as usize;
+        (
+            &swapchain(info.swapchain).shared,
+            std::slice::from_raw_parts(info.pImageIndices, count),
+        )
+    };
+    let mut state = shared.state.lock();
+    state.idle.extend(indices);
+    shared.changed.notify_all();
+    state.status.min(VK_SUCCESS)
 }
 
 /// `vkQueuePresentKHR`.
@@ -650,22 +566,23 @@ pub(super) fn acquire(
 /// # Safety
 /// The queue and the swapchains are live, and there are as many handles and indices as it says.
 pub(super) unsafe fn present(queue: VkQueue, info: &VkPresentInfoKHR) -> VkResult {
-    let count = info.swapchainCount as usize;
-    // SAFETY: the caller's promise.
-    let presented: Vec<(&Shared, u32)> = (0..count)
+    let presented: Vec<(&Shared, Presented, VkFence)> = (0..info.swapchainCount as usize)
+        // SAFETY: the caller's promise.
         .map(|i| unsafe {
-            let swapchain = swapchain(*info.pSwapchains.add(i));
-            (&*swapchain.shared, *info.pImageIndices.add(i))
+            let shared = &*swapchain(*info.pSwapchains.add(i)).shared;
+            let (frame, fence) = shared.presented(info, i);
+            (shared, frame, fence)
         })
         .collect();
     let mut waits = info.waitSemaphoreCount;
     let stages = vec![VK_PIPELINE_STAGE_TRANSFER_BIT; waits as usize];
     let mut worst = VK_SUCCESS;
-    for (i, (shared, index)) in presented.into_iter().enumerate() {
+    for (i, (shared, frame, fence)) in presented.into_iter().enumerate() {
         // SAFETY: the swapchain's device is live as long as it is.
         let family = unsafe { device(shared.device) }.family_of(queue);
         let mut state = shared.state.lock();
-        let copied = shared.copy(&mut state, family, index).and_then(|buffer| {
+        let copy = shared.copy(&mut state, family, frame.index);
+        let copied = copy.and_then(|(buffer, copied)| {
             let submit = VkSubmitInfo {
                 sType: VK_STRUCTURE_TYPE_SUBMIT_INFO,
                 // The first waits for all, and the others come after it.
@@ -676,20 +593,29 @@ pub(super) unsafe fn present(queue: VkQueue, info: &VkPresentInfoKHR) -> VkResul
                 pCommandBuffers: &raw const buffer,
                 ..zeroed()
             };
-            let fence = shared.images[index as usize].fence;
             check(Driver.vkQueueSubmit(&mut p::vkQueueSubmit {
                 queue,
                 submitCount: 1,
                 pSubmits: &raw const submit,
+                fence: copied,
+                ..zeroed()
+            }))?;
+            if fence.0 == 0 {
+                return Ok(());
+            }
+            // Afterwards nothing of the application's is in use.
+            check(Driver.vkQueueSubmit(&mut p::vkQueueSubmit {
+                queue,
                 fence,
                 ..zeroed()
             }))
         });
         let result = match copied {
             Ok(()) => {
-                state.presented.push_back(index);
+                state.mode = frame.mode;
+                state.presented.push_back(frame);
                 shared.changed.notify_all();
-                state.status.min(VK_SUCCESS)
+                state.status
             }
             Err(error) => error,
         };
@@ -697,7 +623,12 @@ pub(super) unsafe fn present(queue: VkQueue, info: &VkPresentInfoKHR) -> VkResul
             // SAFETY: the caller's promise.
             unsafe { *info.pResults.add(i) = result };
         }
-        worst = worst.min(result);
+        // A failure counts more than a success that is not perfect.
+        worst = if worst.min(result) < 0 {
+            worst.min(result)
+        } else {
+            worst.max(result)
+        };
     }
     worst
 }
@@ -711,7 +642,7 @@ pub(super) fn bind(c: &mut p::vkBindImageMemory2) -> VkResult {
         let kind = VK_STRUCTURE_TYPE_BIND_IMAGE_MEMORY_SWAPCHAIN_INFO_KHR;
         // SAFETY: the application passes a valid chain, and a live swapchain.
         unsafe {
-            let found = image::find::<VkBindImageMemorySwapchainInfoKHR>(info.pNext, kind);
+            let found = find::<VkBindImageMemorySwapchainInfoKHR>(info.pNext, kind);
             let Some(found) = found.filter(|f| f.swapchain.0 != 0) else {
                 continue;
             };
@@ -762,5 +693,21 @@ impl SwapchainCommands for Driver {
             ..zeroed()
         };
         acquire(c.device, &info, c.pImageIndex)
+    }
+
+    fn vkWaitForPresentKHR(&self, c: &mut p::vkWaitForPresentKHR) -> VkResult {
+        // SAFETY: the application passes a live swapchain.
+        unsafe { swapchain(c.swapchain) }
+            .shared
+            .shown(c.presentId, c.timeout)
+    }
+
+    fn vkWaitForPresent2KHR(&self, c: &mut p::vkWaitForPresent2KHR) -> VkResult {
+        // SAFETY: the application passes a live swapchain and a struct.
+        unsafe {
+            let info = &*c.pPresentWait2Info;
+            let shared = &swapchain(c.swapchain).shared;
+            shared.shown(info.presentId, info.timeout)
+        }
     }
 }

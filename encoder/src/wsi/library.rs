@@ -24,6 +24,12 @@ fn xlib() -> Option<&'static Library> {
     library(&XLIB, "libX11.so.6")
 }
 
+/// Whether the library that a Wayland application talks through is there.
+pub(super) fn has_wayland() -> bool {
+    static WAYLAND: OnceLock<Option<Library>> = OnceLock::new();
+    library(&WAYLAND, "libwayland-client.so.0").is_some()
+}
+
 /// Sends what the application has asked of its connection.
 ///
 /// # Safety

@@ -1,11 +1,10 @@
 //! Windows of X11, through a connection of our own to the application's server.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
-use asgard_protocol::types::{VkExtent2D, VkXcbSurfaceCreateInfoKHR, VkXlibSurfaceCreateInfoKHR};
-use memmap2::{MmapMut, MmapOptions};
+use asgard_protocol::types::*;
+use memmap2::MmapMut;
 use parking_lot::Mutex;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use x11rb::connection::{Connection, RequestConnection};
 use x11rb::protocol::shm::{self, ConnectionExt as _};
 use x11rb::protocol::xproto::{
@@ -13,7 +12,7 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::rust_connection::RustConnection;
 
-use super::{Gone, Picture, Window, library};
+use super::{FRAME, Gone, Picture, Window, library, share};
 
 /// The application's own way to the server.
 #[derive(Debug)]
@@ -42,6 +41,8 @@ pub(crate) struct X11 {
     gc: Gcontext,
     depth: u8,
     canvas: Mutex<Canvas>,
+    /// When the next frame may be shown that waits for its turn.
+    next: Mutex<Instant>,
 }
 
 impl std::fmt::Debug for X11 {
@@ -124,7 +125,13 @@ impl X11 {
             gc,
             depth,
             canvas: Mutex::new(canvas),
+            next: Mutex::new(Instant::now()),
         })
+    }
+
+    /// Whether the server would heed an alpha that is to be without effect.
+    fn fills(&self, picture: Picture<'_>) -> bool {
+        picture.opaque && self.depth == 32
     }
 
     /// Draws from memory that the server shares; false if it does not.
@@ -153,35 +160,37 @@ impl X11 {
         let Some(segment) = slot else {
             return Ok(false);
         };
-        convert(picture, &mut segment.memory[..len]);
-        let (width, height) = (picture.extent.width as u16, picture.extent.height as u16);
-        self.connection
-            .shm_put_image(
-                self.window,
-                self.gc,
-                width,
-                height,
-                0,
-                0,
-                width,
-                height,
-                0,
-                0,
-                self.depth,
-                ImageFormat::Z_PIXMAP.into(),
-                false,
-                segment.id,
-                0,
-            )
-            .map_err(|_| Gone)?
-            .ignore_error();
+        for part in picture.damage.unwrap_or(&[picture.whole()]) {
+            let VkRect2D { offset, extent } = *part;
+            picture.copy(*part, self.fills(picture), &mut segment.memory[..len]);
+            self.connection
+                .shm_put_image(
+                    self.window,
+                    self.gc,
+                    picture.extent.width as u16,
+                    picture.extent.height as u16,
+                    offset.x as u16,
+                    offset.y as u16,
+                    extent.width as u16,
+                    extent.height as u16,
+                    offset.x as i16,
+                    offset.y as i16,
+                    self.depth,
+                    ImageFormat::Z_PIXMAP.into(),
+                    false,
+                    segment.id,
+                    0,
+                )
+                .map_err(|_| Gone)?
+                .ignore_error();
+        }
         Ok(true)
     }
 
     /// Sends the pixels, in as many requests as the server's limit takes.
     fn draw_sent(&self, pixels: &mut Vec<u8>, picture: Picture<'_>) -> Result<(), Gone> {
         pixels.resize(picture.pixels.len(), 0);
-        convert(picture, pixels);
+        picture.copy(picture.whole(), self.fills(picture), pixels);
         let pitch = picture.extent.width as usize * 4;
         let room = self.connection.maximum_request_bytes().saturating_sub(64);
         let rows = (room / pitch.max(1)).max(1);
@@ -215,6 +224,18 @@ impl Window for X11 {
         extent(&self.connection, self.window)
     }
 
+    fn modes(&self) -> &'static [VkPresentModeKHR] {
+        &[
+            VK_PRESENT_MODE_FIFO_KHR,
+            VK_PRESENT_MODE_MAILBOX_KHR,
+            VK_PRESENT_MODE_IMMEDIATE_KHR,
+        ]
+    }
+
+    fn alphas(&self) -> VkCompositeAlphaFlagsKHR {
+        VK_COMPOSITE_ALPHA_OPAQUE_BIT_KHR | VK_COMPOSITE_ALPHA_INHERIT_BIT_KHR
+    }
+
     fn draw(&self, picture: Picture<'_>) -> Result<Option<VkExtent2D>, Gone> {
         let mut canvas = self.canvas.lock();
         let shared = match &mut *canvas {
@@ -233,8 +254,15 @@ impl Window for X11 {
         extent(&self.connection, self.window)
     }
 
-    fn paced(&self) -> bool {
-        true
+    fn turn(&self) -> Result<(), Gone> {
+        let now = Instant::now();
+        let until = {
+            let mut next = self.next.lock();
+            *next = (*next + FRAME).max(now);
+            *next
+        };
+        std::thread::sleep(until - now);
+        Ok(())
     }
 }
 
@@ -262,26 +290,4 @@ fn shares_memory(connection: &RustConnection) -> bool {
         .ok()
         .and_then(|c| c.reply().ok());
     version.is_some_and(|v| (v.major_version, v.minor_version) >= (1, 2))
-}
-
-/// Memory to share.
-fn share(len: usize) -> std::io::Result<(OwnedFd, MmapMut)> {
-    let fd = memfd_create("asgard-window", MemfdFlags::CLOEXEC)?;
-    ftruncate(&fd, len as u64)?;
-    // SAFETY: nobody else has the file but the server, which reads it.
-    let memory = unsafe { MmapOptions::new().len(len).map_mut(&fd.as_fd())? };
-    Ok((fd, memory))
-}
-
-/// Puts pixels in the server's order, blue first, without transparency.
-fn convert(picture: Picture<'_>, to: &mut [u8]) {
-    let from = picture.pixels.chunks_exact(4);
-    for (to, from) in to.chunks_exact_mut(4).zip(from) {
-        let pixel = if picture.red_first {
-            [from[2], from[1], from[0], 0xff]
-        } else {
-            [from[0], from[1], from[2], 0xff]
-        };
-        to.copy_from_slice(&pixel);
-    }
 }
