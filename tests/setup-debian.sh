@@ -69,6 +69,7 @@ find_missing() {
     need mesa-vulkan-drivers "lavapipe, and the gfxstream guest driver, $MESA_MIN or newer" mesa_ok
     need vulkan-tools "vulkaninfo and vkcube, which the tests run" command -v vkcube
     need xvfb "a screen for vkcube" command -v Xvfb
+    need weston "a Wayland compositor for vkcube" command -v weston-screenshooter
     need valgrind "leaks of the guest driver" command -v valgrind
     need vulkan-validationlayers "misuse of Vulkan by the guest driver" test -e /usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json
 }
@@ -181,7 +182,7 @@ install_missing() {
 rust_ok || explain_rust
 find_missing
 if [ ${#missing[@]} = 0 ]; then
-    say "all there: Rust $rust_have, Vulkan loader, Mesa, vulkan-tools, Xvfb, valgrind, validation layers"
+    say "all there: Rust $rust_have, Vulkan loader, Mesa, vulkan-tools, Xvfb, weston, valgrind, validation layers"
     exit 0
 fi
 install_missing

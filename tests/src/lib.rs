@@ -24,5 +24,6 @@ pub mod picture;
 pub mod report;
 pub mod require;
 pub mod scenes;
+pub mod screen;
 pub mod shader;
 pub mod via;

@@ -12,6 +12,7 @@ fn missing(name: &str) -> Option<String> {
         "asgard" => via::asgard().is_some(),
         "vulkaninfo" | "vkcube" => via::find_program(name).is_some(),
         "xvfb" => via::find_program("Xvfb").is_some(),
+        "wayland" => via::find_program("weston-screenshooter").is_some(),
         "preload" => via::sibling("libasgard_preload.so").is_some(),
         "deqp" => {
             via::find_program("deqp-runner").is_some()
@@ -34,13 +35,14 @@ fn missing(name: &str) -> Option<String> {
             "no conformance tests: ASGARD_DEQP_VK names no deqp-vk, or deqp-runner is not installed (CONTRIBUTING.md says how)"
         }
         "xvfb" => "Xvfb, an X server without a screen, is not installed (Debian: xvfb)",
+        "wayland" => "weston, a Wayland compositor, is not installed (Debian: weston)",
         _ => "the asgard program is not built, and ASGARD_BIN does not name one",
     };
     (!here).then(|| why.to_owned())
 }
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
-/// "preload" (the library beside it), "vulkaninfo", "vkcube", "xvfb", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
+/// "preload" (the library beside it), "vulkaninfo", "vkcube", "xvfb", "wayland", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.
