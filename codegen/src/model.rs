@@ -191,6 +191,8 @@ pub struct Model {
     pub legacy_stypes: Vec<(String, i64, String)>,
     /// Device extensions that guests do not see: name, reason.
     pub hidden_extensions: Vec<(String, String)>,
+    /// Device extensions that the guest driver shows only where memory is exported as dma-bufs: name, reason.
+    pub needs_dma_buf: Vec<(String, String)>,
     /// Features that guests do not see: struct, member.
     pub hidden_features: Vec<(String, String)>,
     /// Extensions that upstream's host knows, each with the minor version of Vulkan that a device needs
@@ -334,6 +336,12 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         model
             .hidden_extensions
             .push((extension.clone(), why.clone()));
+    }
+    for (extension, why) in &policy.needs_dma_buf {
+        if raw.extensions.contains(extension) {
+            policy.used(extension);
+        }
+        model.needs_dma_buf.push((extension.clone(), why.clone()));
     }
     for item in policy.hidden_features.keys() {
         let Some((structure, member)) = item.split_once('.') else {

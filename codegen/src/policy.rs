@@ -45,6 +45,8 @@ struct File {
     #[serde(default)]
     serve: Vec<Items>,
     #[serde(default)]
+    needs_dma_buf: Vec<Items>,
+    #[serde(default)]
     upstream: Vec<Items>,
 }
 
@@ -167,6 +169,8 @@ pub struct Policy {
     pub guest_serves: BTreeMap<String, String>,
     /// Device extensions that guests do not see.
     pub hidden_extensions: BTreeMap<String, String>,
+    /// Device extensions that the guest driver shows only where memory is exported as dma-bufs.
+    pub needs_dma_buf: BTreeMap<String, String>,
     /// `VkFooFeatures.member`: features that guests do not see.
     pub hidden_features: BTreeMap<String, String>,
     /// What upstream's host knows: versions, extensions, single commands and structs.
@@ -227,6 +231,7 @@ impl Policy {
         all(&mut self.hidden_extensions, file.hide_extension)?;
         all(&mut self.hidden_features, file.hide_feature)?;
         all(&mut self.guest_serves, file.serve)?;
+        all(&mut self.needs_dma_buf, file.needs_dma_buf)?;
         all(&mut self.refusals, file.refuse)?;
         all(&mut self.upstream, file.upstream)?;
         self.only_if
@@ -290,6 +295,7 @@ impl Policy {
             self.hidden_extensions.keys().collect(),
             self.hidden_features.keys().collect(),
             self.guest_serves.keys().collect(),
+            self.needs_dma_buf.keys().collect(),
             self.upstream.keys().collect(),
         ];
         let stale: Vec<_> = lists

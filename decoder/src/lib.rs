@@ -34,7 +34,7 @@ pub use driver::GetInstanceProcAddr;
 pub use error::Error;
 pub use renderer::Renderer;
 pub use stream::Stream;
-pub use vulkan::HIDDEN_EXTENSIONS;
+pub use vulkan::{HIDDEN_EXTENSIONS, VM_EXTENSIONS};
 
 /// What one context may use.
 #[derive(Clone, Debug)]

@@ -141,6 +141,14 @@ pub(super) fn dispatch(model: &Model) -> String {
         out.line(format!("({name:?}, {why:?}),"));
     }
     out.line("];");
+    out.line(
+        "/// Device extensions that our guest driver shows only in a virtual machine, and why.",
+    );
+    out.line("pub const VM_EXTENSIONS: &[(&str, &str)] = &[");
+    for (name, why) in &model.needs_dma_buf {
+        out.line(format!("({name:?}, {why:?}),"));
+    }
+    out.line("];");
     out.finish()
 }
 

@@ -89,6 +89,12 @@ pub(super) fn entrypoints(model: &Model) -> String {
         out.line("}");
     }
     extensions(&mut out, &served);
+    let names = model.needs_dma_buf.iter().map(|(name, _)| name);
+    let names: Vec<&String> = names.collect();
+    out.line("/// Device extensions that need memory to be exported as dma-bufs.");
+    out.line(format!(
+        "pub(crate) const NEEDS_DMA_BUF: &[&str] = &{names:?};"
+    ));
     out.line("/// Extensions that upstream's host knows, and the minor version of Vulkan that each takes.");
     out.line("pub(crate) const UPSTREAM_EXTENSIONS: &[(&str, u32)] = &[");
     for (name, minor) in &model.upstream_extensions {

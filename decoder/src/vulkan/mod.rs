@@ -42,8 +42,8 @@ mod generated {
     use super::*;
     include!(concat!(env!("OUT_DIR"), "/dispatch.rs"));
 }
-pub use generated::HIDDEN_EXTENSIONS;
 use generated::*;
+pub use generated::{HIDDEN_EXTENSIONS, VM_EXTENSIONS};
 pub(crate) use generated::{destroy_leftover, dispatch, has_sequence_number, known_upstream};
 
 /// Objects whose every command is the plain driver call.

@@ -28,17 +28,17 @@ const GUESTS: &[(&CStr, u32)] = &[
     (c"VK_KHR_external_fence_fd", 1),
     (c"VK_KHR_external_semaphore_fd", 1),
     (MEMORY_FD, 1),
-    (DMA_BUF, 1),
+    (c"VK_EXT_external_memory_dma_buf", 1),
 ];
 const MEMORY_FD: &CStr = c"VK_KHR_external_memory_fd";
-const DMA_BUF: &CStr = c"VK_EXT_external_memory_dma_buf";
 
 /// Those that it has over this way to this host.
 pub(super) fn own() -> Vec<(&'static CStr, u32)> {
     let types = device_memory::shared_types();
+    let dma_bufs = types & VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT != 0;
     let missing = |name: &CStr| {
-        (name == MEMORY_FD && types == 0)
-            || (name == DMA_BUF && types & VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT == 0)
+        let needs_dma_buf = NEEDS_DMA_BUF.iter().any(|n| name.to_str() == Ok(n));
+        (name == MEMORY_FD && types == 0) || (needs_dma_buf && !dma_bufs)
     };
     let guests = GUESTS.iter().filter(|(name, _)| !missing(name));
     guests.chain(swapchain::DEVICE).copied().collect()

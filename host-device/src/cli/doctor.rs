@@ -119,9 +119,13 @@ fn extension_table(host: &Description) -> String {
         all.len()
     );
     for (name, hidden) in all {
-        let line = match hidden {
-            None => format!("✓ {name}\n"),
-            Some(why) => format!("· {name:48} {why}\n"),
+        let vm = asgard_decoder::VM_EXTENSIONS
+            .iter()
+            .find(|(n, _)| n == name);
+        let line = match (hidden, vm) {
+            (None, None) => format!("✓ {name}\n"),
+            (None, Some((_, why))) => format!("✓ {name:48} but not by our driver: {why}\n"),
+            (Some(why), _) => format!("· {name:48} {why}\n"),
         };
         text += &line;
     }
