@@ -81,7 +81,7 @@ pub struct Extension {
     pub magic: u32,
     /// [`EXTENSION_VERSION`].
     pub version: u32,
-    /// One bit for each feature. None is defined yet.
+    /// One bit for each feature; which there are is for those to say who know Vulkan's packets.
     pub features: u64,
 }
 

@@ -126,6 +126,8 @@ pub struct Command {
     pub refused: Option<String>,
     /// The guest driver serves it by itself all the same.
     pub guest_serves: bool,
+    /// The guest driver chooses the id of what it creates, and need not wait.
+    pub ahead: bool,
     /// A Vulkan driver knows it.
     pub native: bool,
     /// Upstream's host knows it.
@@ -159,6 +161,22 @@ impl Command {
                     }
             )
         })
+    }
+
+    /// The one new handle that comes out of it: parameter and type; none if there may be several.
+    pub fn creation(&self) -> Option<(&Field, &str)> {
+        let mut outputs = self.params.iter().filter(|p| p.out);
+        match (outputs.next(), outputs.next()) {
+            (Some(field), None) => match &field.wire {
+                Wire::Pointer {
+                    target: Target::Handle(kind),
+                    len: Len::One,
+                    ..
+                } => Some((field, kind)),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// New handles come out of it.
@@ -966,13 +984,18 @@ impl<'a> Resolver<'a> {
             if guest_serves {
                 self.policy.used(&name);
             }
+            let ahead = self.policy.creations_ahead.contains_key(&name);
+            if ahead {
+                self.policy.used(&name);
+            }
             let providers = self.raw.providers.get(&name);
             let extensions = providers
                 .and_then(|all| all.iter().cloned().collect::<Option<Vec<String>>>())
                 .unwrap_or_default();
             let upstream = upstream.contains(name.as_str());
-            model.commands.push(Command {
+            let command = Command {
                 guest_serves,
+                ahead,
                 extensions,
                 upstream,
                 opcode: opcodes[&name],
@@ -988,7 +1011,11 @@ impl<'a> Resolver<'a> {
                 alias,
                 level,
                 refused,
-            });
+            };
+            if ahead && command.creation().is_none() {
+                bail!("{} creates more than one object", command.name);
+            }
+            model.commands.push(command);
         }
         Ok(())
     }

@@ -48,6 +48,8 @@ struct File {
     needs_dma_buf: Vec<Items>,
     #[serde(default)]
     upstream: Vec<Items>,
+    #[serde(default)]
+    create_ahead: Vec<Items>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,6 +169,8 @@ pub struct Policy {
     pub refusals: BTreeMap<String, String>,
     /// Commands that the guest driver serves by itself, refused by the host though they are.
     pub guest_serves: BTreeMap<String, String>,
+    /// Creations that the guest driver need not wait for.
+    pub creations_ahead: BTreeMap<String, String>,
     /// Device extensions that guests do not see.
     pub hidden_extensions: BTreeMap<String, String>,
     /// Device extensions that the guest driver shows only where memory is exported as dma-bufs.
@@ -232,6 +236,7 @@ impl Policy {
         all(&mut self.hidden_features, file.hide_feature)?;
         all(&mut self.guest_serves, file.serve)?;
         all(&mut self.needs_dma_buf, file.needs_dma_buf)?;
+        all(&mut self.creations_ahead, file.create_ahead)?;
         all(&mut self.refusals, file.refuse)?;
         all(&mut self.upstream, file.upstream)?;
         self.only_if
@@ -297,6 +302,7 @@ impl Policy {
             self.guest_serves.keys().collect(),
             self.needs_dma_buf.keys().collect(),
             self.upstream.keys().collect(),
+            self.creations_ahead.keys().collect(),
         ];
         let stale: Vec<_> = lists
             .into_iter()

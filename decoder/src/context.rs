@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use asgard_protocol::driver::{DeviceFns, InstanceFns};
+use asgard_protocol::extension::Features;
 use asgard_protocol::types::*;
 use parking_lot::{Mutex, RwLock};
 
@@ -109,6 +110,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) submits: AtomicU64,
+    /// Of all streams together.
+    pub(crate) features: AtomicU64,
 }
 
 impl std::fmt::Debug for Context {
@@ -264,6 +267,7 @@ impl Context {
             bytes_in: read(&self.counters.bytes_in),
             bytes_out: read(&self.counters.bytes_out),
             submits: read(&self.counters.submits),
+            features: Features::known(read(&self.counters.features)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Why a context stopped.
 
 use asgard_protocol::DecodeError;
+use asgard_protocol::extension::Features;
 use asgard_protocol::types::VkResult;
 
 /// Why a context stopped working, or could not start.
@@ -68,6 +69,19 @@ pub enum Error {
         /// What came back.
         result: VkResult,
     },
+    /// A creation failed that the guest did not wait for, so that it cannot be told.
+    #[error(
+        "{command}, which the guest does not wait for, failed in the host's driver: VkResult {result}"
+    )]
+    Unawaited {
+        /// Which command.
+        command: &'static str,
+        /// What came back.
+        result: VkResult,
+    },
+    /// A feature of the wire was used without having been agreed on.
+    #[error("the guest uses {0} of the wire, which was not agreed on")]
+    Feature(Features),
     /// The context had died before.
     #[error("the context is dead: {0}")]
     Poisoned(String),

@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 mod context;
 mod driver;
 mod error;
+mod extension;
 mod objects;
 mod recording;
 mod renderer;
@@ -29,6 +30,7 @@ mod signal;
 mod stream;
 mod vulkan;
 
+pub use asgard_protocol::extension::Features;
 pub use context::Context;
 pub use driver::GetInstanceProcAddr;
 pub use error::Error;
@@ -43,6 +45,8 @@ pub struct Limits {
     pub memory: u64,
     /// Live objects.
     pub objects: u32,
+    /// What guests may use of Asgard's own part of the wire.
+    pub features: Features,
     /// Inline uniform blocks are shown.
     /// Mesa's guest driver ends the program at the first write to one when it batches descriptor sets.
     pub inline_uniform_blocks: bool,
@@ -56,6 +60,7 @@ impl Default for Limits {
         Self {
             memory: u64::MAX,
             objects: 1 << 22,
+            features: Features::ALL,
             inline_uniform_blocks: true,
             as_upstream: false,
         }
@@ -86,6 +91,8 @@ pub struct Stats {
     pub bytes_out: u64,
     /// vkQueueSubmit and vkQueueSubmit2 calls.
     pub submits: u64,
+    /// What the guest uses of Asgard's own part of the wire.
+    pub features: Features,
 }
 
 /// Takes reply bytes, in order.

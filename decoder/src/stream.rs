@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use asgard_protocol::driver::{DeviceFns, GlobalFns, InstanceFns};
+use asgard_protocol::extension::{Features, is_ours};
 use asgard_protocol::packet::{HEADER, Header, MAX};
 use asgard_protocol::types::Kind;
 use asgard_protocol::wire::Tokens;
 use asgard_protocol::{Arena, Command, Reader, Writer, commands};
 
 use crate::context::{Context, Device, Instance, Queue};
+use crate::extension::Chosen;
 use crate::recording::Recording;
 use crate::vulkan::{destroy_leftover, dispatch, has_sequence_number};
 use crate::{Error, Replies};
@@ -151,6 +153,12 @@ impl Stream {
         body: &[u8],
         replies: &mut dyn Replies,
     ) -> Result<(), Error> {
+        if is_ours(opcode) {
+            self.engine.extend(opcode, body)?;
+            self.packets += 1;
+            context.counters.packets.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
         let mut body = body;
         if has_sequence_number(opcode) {
             let (number, tail) = body
@@ -207,6 +215,10 @@ pub(crate) struct Engine {
     queue: Option<(u64, Arc<Queue>)>,
     /// Recordings are decoded into an arena of their own, inside a packet.
     pub(crate) staged: Arena,
+    /// What this stream uses of Asgard's own part of the wire.
+    pub(crate) features: Features,
+    /// The ids that the guest chose for the current or the next packet.
+    pub(crate) chosen: Chosen,
 }
 
 impl Engine {
@@ -218,6 +230,8 @@ impl Engine {
             device: None,
             queue: None,
             staged: arena(),
+            features: Features::NONE,
+            chosen: Chosen::default(),
         }
     }
 
@@ -350,7 +364,7 @@ impl Host for Engine {
             });
             let token = match known.flatten() {
                 Some(object) => Ok(object.token),
-                None => objects.insert(kind, parent, *handle),
+                None => self.name(kind, parent, *handle),
             };
             match token {
                 Ok(token) => *handle = token,
@@ -412,13 +426,18 @@ pub(crate) fn run<C: Command>(
     // SAFETY: the arena outlives the command.
     let mut c = unsafe { C::decode_request(r)? };
     r.end()?;
-    if C::HAS_REPLY {
+    let answered = C::HAS_REPLY && !e.chosen.are_there();
+    if answered {
         e.release_turn();
     }
     let ret = f(e, &mut c)?;
     if C::HAS_REPLY {
         // SAFETY: the command's pointers were placed by decoding it.
         unsafe { c.encode_reply(ret, &mut Writer::new(w, &Tokens)) };
+    }
+    if !answered {
+        e.chosen.end::<C>(w)?;
+        w.clear();
     }
     Ok(())
 }

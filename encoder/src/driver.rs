@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use asgard_protocol::types::{VK_ERROR_DEVICE_LOST, VK_SUCCESS, VkCommandBuffer, VkResult};
+use asgard_protocol::types::{Kind, VK_ERROR_DEVICE_LOST, VK_SUCCESS, VkCommandBuffer, VkResult};
 use asgard_protocol::{Command, Writer};
 
 use crate::object::{Dispatchable, Objects};
+use crate::process::Process;
 use crate::stream::{self, Lost};
 use crate::vulkan::command_buffer::CommandBuffer;
 
@@ -34,6 +35,40 @@ pub(crate) trait Guest {
                 lost(&error);
                 VK_ERROR_DEVICE_LOST
             }
+        }
+    }
+
+    /// Sends a command that makes `n` objects of a kind at `made`: without waiting for it, where the
+    /// guest may choose ids.
+    fn create<C: Command<Return = VkResult>>(
+        &self,
+        c: &mut C,
+        kind: Kind,
+        made: *mut u64,
+        n: usize,
+    ) -> VkResult {
+        let mut ids = Vec::new();
+        if !Process::get().is_some_and(|p| p.choose(kind, n, &mut ids)) {
+            return self.call(c);
+        }
+        match stream::with(|s| s.create(c, &ids)) {
+            Ok(()) => {
+                // SAFETY: the application made room for as many handles as it asked for.
+                unsafe { std::ptr::copy_nonoverlapping(ids.as_ptr(), made, n) };
+                VK_SUCCESS
+            }
+            Err(error) => {
+                lost(&error);
+                VK_ERROR_DEVICE_LOST
+            }
+        }
+    }
+
+    /// Sends a command that destroys an object; its id may be chosen for another one afterwards.
+    fn destroy<C: Command<Return = ()>>(&self, c: &mut C, gone: u64) {
+        if gone != 0 {
+            self.call(c);
+            Process::give_back(gone);
         }
     }
 

@@ -1,15 +1,76 @@
-//! What all threads of this process share: the connection, and the order of packets.
+//! What all threads of this process share: the connection, the order of packets, and ids to choose from.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use asgard_protocol::extension::{Features, GENERATIONS, IDS, chosen, chosen_number};
+use asgard_protocol::types::Kind;
+use parking_lot::Mutex;
+
 use crate::virtgpu::{self, Error, VirtGpu};
+
+/// Says what to use of Asgard's own part of the wire: `all`, `none`, or names of features.
+const FEATURES: &str = "ASGARD_WIRE_FEATURES";
 
 pub(crate) struct Process {
     pub(crate) device: Arc<dyn VirtGpu>,
     /// The number of the last packet; the host runs them in this order.
     sequence: AtomicU32,
     blobs: AtomicU64,
+    /// What both ends use of Asgard's own part of the wire.
+    pub(crate) features: Features,
+    ids: Mutex<Ids>,
+}
+
+/// The ids that this guest chooses for what it creates.
+#[derive(Debug, Default)]
+struct Ids {
+    /// Numbers of objects that are gone.
+    free: Vec<u32>,
+    /// Of each number, the generation that it had last.
+    generations: Vec<u32>,
+}
+
+impl Ids {
+    /// Appends `n` ids; false, and none, when there are not that many.
+    fn take(&mut self, kind: Kind, n: usize, to: &mut Vec<u64>) -> bool {
+        let most = self.free.len() + (IDS as usize - self.generations.len());
+        if n == 0 || n > most.min(MOST_IDS) {
+            return false;
+        }
+        for _ in 0..n {
+            let number = self.free.pop().unwrap_or_else(|| {
+                self.generations.push(0);
+                self.generations.len() as u32 - 1
+            });
+            let generation = &mut self.generations[number as usize];
+            *generation = *generation % GENERATIONS + 1;
+            to.push(chosen(kind, *generation, number));
+        }
+        true
+    }
+
+    /// The object of that token is gone. One that is not of this process is not given back.
+    fn give_back(&mut self, token: u64, number: u32) {
+        let generation = (token >> 32) as u32 & GENERATIONS;
+        if self.generations.get(number as usize) == Some(&generation) {
+            self.free.push(number);
+        }
+    }
+}
+
+/// More objects than this are not created at once without waiting.
+const MOST_IDS: usize = 1 << 12;
+
+/// What this guest would use of Asgard's own part of the wire.
+fn wanted() -> Features {
+    let Ok(text) = std::env::var(FEATURES) else {
+        return Features::ALL;
+    };
+    text.parse().unwrap_or_else(|error| {
+        eprintln!("asgard: {FEATURES}: {error}; none is used");
+        Features::NONE
+    })
 }
 
 /// The host is Asgard's.
@@ -88,12 +149,31 @@ impl Process {
             .map(|n| n.as_encoded_bytes().to_vec())
             .unwrap_or_default();
         let device = virtgpu::connect(&name)?;
-        EXTENDED.store(device.host().extension.is_some(), Ordering::Relaxed);
+        let extension = device.host().extension;
+        EXTENDED.store(extension.is_some(), Ordering::Relaxed);
+        let offered = extension.map_or(0, |extension| extension.features);
         Ok(Self {
+            features: Features::known(offered).and(wanted()),
             device,
             sequence: AtomicU32::new(0),
             blobs: AtomicU64::new(0),
+            ids: Mutex::default(),
         })
+    }
+
+    /// Chooses ids for `n` objects; false, and none, when the host has to do it.
+    pub(crate) fn choose(&self, kind: Kind, n: usize, to: &mut Vec<u64>) -> bool {
+        self.features.has(Features::CHOSEN_IDS) && self.ids.lock().take(kind, n, to)
+    }
+
+    /// The host was told that the object is gone.
+    #[inline]
+    pub(crate) fn give_back(token: u64) {
+        if let Some(number) = chosen_number(token)
+            && let Some(process) = Self::get()
+        {
+            process.ids.lock().give_back(token, number);
+        }
     }
 
     /// The number of the next packet. Whoever takes one must send its packet at once.
@@ -106,5 +186,51 @@ impl Process {
     /// A number for memory that is to be mapped.
     pub(crate) fn next_blob(&self) -> u64 {
         self.blobs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_chosen_again_in_another_generation() {
+        let mut ids = Ids::default();
+        let mut first = Vec::new();
+        assert!(ids.take(Kind::Buffer, 3, &mut first));
+        ids.give_back(first[1], 1);
+        let mut second = Vec::new();
+        assert!(ids.take(Kind::Image, 2, &mut second));
+        assert_eq!(chosen_number(second[0]), Some(1));
+        assert_eq!(chosen_number(second[1]), Some(3));
+        assert_ne!(first[1] << 8, second[0] << 8, "not only the kind differs");
+        // What it stood for before is not its to give back.
+        ids.give_back(first[1], 1);
+        let mut third = Vec::new();
+        assert!(ids.take(Kind::Buffer, 1, &mut third));
+        assert_eq!(chosen_number(third[0]), Some(4));
+    }
+
+    #[test]
+    fn generations_begin_again_at_one() {
+        let mut ids = Ids::default();
+        ids.take(Kind::Fence, 1, &mut Vec::new());
+        ids.generations[0] = GENERATIONS;
+        ids.free.push(0);
+        let mut next = Vec::new();
+        assert!(ids.take(Kind::Fence, 1, &mut next));
+        assert_eq!(next, [chosen(Kind::Fence, 1, 0)]);
+    }
+
+    #[test]
+    fn there_are_no_more_ids_than_the_host_has_room_for() {
+        let mut ids = Ids {
+            free: Vec::new(),
+            generations: vec![1; IDS as usize - 1],
+        };
+        assert!(!ids.take(Kind::Fence, 2, &mut Vec::new()));
+        assert!(ids.take(Kind::Fence, 1, &mut Vec::new()));
+        assert!(!ids.take(Kind::Fence, 1, &mut Vec::new()));
+        assert!(!ids.take(Kind::Fence, 0, &mut Vec::new()));
     }
 }

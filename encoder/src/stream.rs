@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use asgard_asg::guest::{GuestChannel, GuestConfig};
+use asgard_protocol::extension::{self, CHOOSE_IDS, Features, USE_FEATURES};
 use asgard_protocol::wire::Source;
 use asgard_protocol::{Arena, Command, DecodeError, Reader, Writer, packet};
 
@@ -90,11 +91,15 @@ impl Stream {
         };
         let mut channel = GuestChannel::new(memory, config, ping)?;
         // The client's flags, a word before the first packet.
-        channel.write(&[0; 4])?;
+        let mut packet = vec![0; 4];
+        if process.features != Features::NONE {
+            extension::write(USE_FEATURES, &[process.features.bits()], &mut packet);
+        }
+        channel.write(&packet)?;
         Ok(Self {
             process,
             replies: Replies { channel },
-            packet: Vec::new(),
+            packet,
             arena: Arena::new(),
             lost: false,
         })
@@ -112,15 +117,7 @@ impl Stream {
     /// Sends a command, and waits for its reply if it has one.
     pub(crate) fn call<C: Command>(&mut self, c: &mut C) -> Result<C::Return, Lost> {
         self.packet.clear();
-        let sequence = if C::ON_COMMAND_BUFFER {
-            0
-        } else {
-            self.process.next_sequence()
-        };
-        let mut writer = Writer::new(&mut self.packet, &Objects);
-        // SAFETY: the application's pointers are valid as the specification demands.
-        unsafe { packet::encode(c, sequence, &mut writer) };
-        self.replies.channel.write(&self.packet)?;
+        self.send(c)?;
         if !C::HAS_REPLY {
             return Ok(C::LOST);
         }
@@ -130,5 +127,25 @@ impl Stream {
         drop(reader);
         self.arena.reset();
         Ok(ret)
+    }
+
+    /// Sends a command that makes objects with these ids, and is not answered.
+    pub(crate) fn create<C: Command>(&mut self, c: &C, ids: &[u64]) -> Result<(), Lost> {
+        self.packet.clear();
+        extension::write(CHOOSE_IDS, ids, &mut self.packet);
+        self.send(c)
+    }
+
+    /// Sends what is in the packet, and a command behind it.
+    fn send<C: Command>(&mut self, c: &C) -> Result<(), Lost> {
+        let sequence = if C::ON_COMMAND_BUFFER {
+            0
+        } else {
+            self.process.next_sequence()
+        };
+        let mut writer = Writer::new(&mut self.packet, &Objects);
+        // SAFETY: the application's pointers are valid as the specification demands.
+        unsafe { packet::encode(c, sequence, &mut writer) };
+        Ok(self.replies.channel.write(&self.packet)?)
     }
 }

@@ -72,7 +72,7 @@ pub fn bytes(
         capset.virgl_supported_formats = UPSTREAM_FORMATS;
     }
     let extension = Extension {
-        features: feature::SHARED_MEMORY,
+        features: feature::SHARED_MEMORY | config.wire_features.bits(),
         ..Extension::default()
     };
     let mut bytes = serialise(&capset, &extension).to_vec();
@@ -83,11 +83,13 @@ pub fn bytes(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::renderer::Features;
 
     #[test]
     fn the_flags_reach_the_guest() {
         let config = Config {
             batched_descriptor_sets: false,
+            wire_features: Features::NONE,
             ..Config::default()
         };
         let (capset, extension) =
@@ -97,7 +99,11 @@ mod tests {
         assert_eq!(capset.color_buffer_memory_index, 7);
         assert_eq!(capset.deferred_mapping, 1);
         assert_eq!(capset.vulkan_batched_descriptor_set_update, 0);
-        assert!(extension.is_some());
+        let wire = |e: Extension| Features::known(e.features);
+        assert_eq!(extension.map(wire), Some(Features::NONE));
+        let all = bytes(&Config::default(), 7, CAPSET_ID, 0).unwrap();
+        let offered = asgard_asg::capset::parse(&all).1.map(wire);
+        assert_eq!(offered, Some(Features::ALL));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use asgard_host_device::device::{Config, Limits};
+use asgard_host_device::renderer::Features;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -83,6 +84,9 @@ pub(crate) struct DeviceArgs {
     /// Have guests send each descriptor set update at once instead of with the next submission
     #[arg(long, help_heading = "Protocol")]
     no_batched_descriptor_sets: bool,
+    /// What guests may use of Asgard's own part of the wire: all, none, or a list such as chosen-ids
+    #[arg(long, value_name = "FEATURES", default_value_t = Features::ALL, help_heading = "Protocol")]
+    wire_features: Features,
     /// Bytes by which a ring's write pointer moves at each small transfer
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().flush_interval, help_heading = "Protocol",
           value_parser = parse_flush_interval)]
@@ -119,6 +123,11 @@ impl DeviceArgs {
         Config {
             limits,
             batched_descriptor_sets: !self.no_batched_descriptor_sets,
+            wire_features: if self.as_upstream {
+                Features::NONE
+            } else {
+                self.wire_features
+            },
             flush_interval: if self.as_upstream {
                 // Upstream's.
                 1 << 18
@@ -146,6 +155,7 @@ impl DeviceArgs {
         option("max-objects", &self.max_objects);
         option("flush-interval", &self.flush_interval);
         option("spin", &self.spin);
+        option("wire-features", &self.wire_features);
         if self.renderer == RendererKind::Null {
             option("renderer", &"null");
         }
@@ -237,6 +247,7 @@ mod tests {
             "--max-rings=3",
             "--no-batched-descriptor-sets",
             "--renderer=null",
+            "--wire-features=none",
             "--spin=7",
             "--as-upstream",
             "--record=/a folder",

@@ -15,7 +15,7 @@ use crate::Error;
 use crate::capset;
 use crate::context::{Closing, Context};
 use crate::fence::{Done, Ring, Timelines};
-use crate::renderer::{self, Renderer};
+use crate::renderer::{self, Features, Renderer};
 use crate::resource::{Origin, Resource, Shape};
 
 /// What one guest may use.
@@ -56,6 +56,8 @@ pub struct Config {
     pub limits: Limits,
     /// Capset field `vulkanBatchedDescriptorSetUpdate`.
     pub batched_descriptor_sets: bool,
+    /// What guests are offered of Asgard's own part of the wire.
+    pub wire_features: Features,
     /// Bytes of a ring's data buffer.
     pub buffer_size: u32,
     /// How far a ring's write pointer moves at each small transfer.
@@ -71,6 +73,7 @@ impl Default for Config {
         Self {
             limits: Limits::default(),
             batched_descriptor_sets: true,
+            wire_features: Features::ALL,
             buffer_size: layout::DEFAULT_BUFFER_SIZE,
             flush_interval: 8192,
             spin: Duration::from_micros(50),
@@ -107,6 +110,8 @@ pub struct Summary {
     pub cpu_us: u64,
     /// Contexts that were poisoned.
     pub poisoned: u64,
+    /// Bits of what any of the guests used of Asgard's own part of the wire.
+    pub wire_features: u64,
 }
 
 impl Summary {
@@ -129,6 +134,7 @@ impl Summary {
         for (sum, value) in pairs {
             *sum = sum.saturating_add(value);
         }
+        self.wire_features |= other.wire_features;
     }
 }
 
@@ -222,6 +228,7 @@ impl Device {
         let limits = renderer::Limits {
             memory: self.config.limits.memory,
             objects: self.config.limits.objects,
+            features: self.config.wire_features,
             inline_uniform_blocks: !self.config.batched_descriptor_sets,
             as_upstream: self.config.as_upstream,
         };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use asgard_decoder::{Blob, Error, Limits, Replies, Stats};
+pub use asgard_decoder::{Blob, Error, Features, Limits, Replies, Stats};
 
 pub mod null;
 pub mod vulkan;

@@ -52,6 +52,7 @@ impl Rings {
             wakes: get(&self.wakes),
             cpu_us: get(&self.cpu_us),
             poisoned: 0,
+            wire_features: stats.features.bits(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Compares what a workload computed natively with what it computed through the renderer.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -112,8 +113,20 @@ pub fn scene(
     name: &str,
     limit: Duration,
 ) -> Result<(Report, Finished)> {
+    scene_with(program, stack, name, limit, |_| {})
+}
+
+/// As [`scene`], after changes to its command.
+pub fn scene_with(
+    program: &Path,
+    stack: Stack,
+    name: &str,
+    limit: Duration,
+    change: impl FnOnce(&mut Command),
+) -> Result<(Report, Finished)> {
     let out = tempfile::NamedTempFile::new()?;
     let mut command = via::command(stack, program)?;
+    change(&mut command);
     command.arg(name).arg("--out").arg(out.path());
     let finished = via::run(command, limit)?
         .success()

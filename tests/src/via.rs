@@ -71,13 +71,11 @@ pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = match stack.driver() {
         None => Command::new(program),
         Some(driver) => {
-            let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
-            let mut command = Command::new(asgard);
-            command.args(["run", "--driver", driver]);
-            if stack == Stack::Upstream {
-                command.arg("--as-upstream");
-            }
-            command.arg("--");
+            let upstream: &[&str] = match stack {
+                Stack::Upstream => &["--as-upstream"],
+                _ => &[],
+            };
+            let mut command = asgard_run(&[&["--driver", driver], upstream].concat())?;
             if stack == Stack::Node {
                 command.args(render_node()?);
             }
@@ -98,6 +96,15 @@ fn render_node() -> Result<[String; 3]> {
         format!("LD_PRELOAD={}", preload.display()),
         "ASGARD_RENDER_NODE=/dev/dri/asgard".to_owned(),
     ])
+}
+
+/// `asgard run` with these options, the program still to come.
+pub fn asgard_run(options: &[&str]) -> Result<Command> {
+    let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
+    let mut command = Command::new(asgard);
+    command.arg("run").args(options).arg("--");
+    native(&mut command);
+    Ok(command)
 }
 
 /// Names the native driver in a command's environment, unless ours names one already.

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asgard_asg::layout;
+use asgard_protocol::extension::{self, CHOOSE_IDS, Features, USE_FEATURES, chosen};
 use asgard_protocol::types::*;
 use asgard_protocol::{Command as _, commands as p, zeroed};
 use asgard_tests::guest::{Guest, Objects, PATIENCE, Painter, Thread, encode, staged};
@@ -31,6 +32,11 @@ struct Stage {
 
 impl Stage {
     fn new() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// With these options of the server.
+    fn with(options: &[&str]) -> Option<Self> {
         if !require(&["mesa", "asgard"]) {
             return None;
         }
@@ -38,7 +44,8 @@ impl Stage {
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).expect("a log");
         let server = Server::start_with(|command| {
-            command.arg("-v").env_remove("RUST_LOG").stderr(file);
+            command.arg("-v").args(options);
+            command.env_remove("RUST_LOG").stderr(file);
         })
         .expect("a server");
         let mut painter = Painter::new(server.socket()).expect("a painter");
@@ -411,6 +418,159 @@ fn tokens_that_name_nothing_end_their_context() {
             device: theirs.device,
             device_token: 0,
         })
+    });
+}
+
+/// A packet of Asgard's own.
+fn ours(t: &mut Thread, opcode: u32, words: &[u64]) -> anyhow::Result<()> {
+    let mut bytes = Vec::new();
+    extension::write(opcode, words, &mut bytes);
+    Ok(t.channel.write(&bytes)?)
+}
+
+/// A fence is made under these ids.
+fn fence_as(t: &mut Thread, o: &Objects, ids: &[u64]) -> anyhow::Result<()> {
+    let info = VkFenceCreateInfo {
+        sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO,
+        ..zeroed()
+    };
+    let mut fence = VkFence(0);
+    ours(t, CHOOSE_IDS, ids)?;
+    t.send(&p::vkCreateFence {
+        device: o.device,
+        pCreateInfo: &raw const info,
+        pFence: &raw mut fence,
+        ..zeroed()
+    })
+}
+
+#[test]
+fn extensions_of_the_wire_that_are_misused_end_their_context() {
+    let Some(stage) = Stage::new() else { return };
+    let all = Features::ALL.bits();
+    let id = |generation, number| chosen(Kind::Fence, generation, number);
+    let with = |text: &str, act: &dyn Fn(&mut Thread, &Objects) -> anyhow::Result<()>| {
+        stage.ends_with_objects(text, |t, o| {
+            ours(t, USE_FEATURES, &[all])?;
+            act(t, o)
+        });
+    };
+
+    stage.ends("features of the wire that were not offered", |_, _, t| {
+        ours(t, USE_FEATURES, &[1 << 63])
+    });
+    stage.ends("features that are not one word", |_, _, t| {
+        ours(t, USE_FEATURES, &[0, 0])
+    });
+    stage.ends("does not consist of words", |_, _, t| {
+        Ok(t.channel.write(&words(&[USE_FEATURES, 12, 1]))?)
+    });
+    stage.ends("is no command", |_, _, t| ours(t, 0x4153_ffff, &[]));
+    stage.ends_with_objects(
+        "uses chosen-ids of the wire, which was not agreed on",
+        |t, o| fence_as(t, o, &[id(1, 0)]),
+    );
+
+    with("no chosen ids", &|t, _| ours(t, CHOOSE_IDS, &[]));
+    with("ids chosen for no creation", &|t, o| {
+        ours(t, CHOOSE_IDS, &[id(1, 0)])?;
+        fence_as(t, o, &[id(1, 1)])
+    });
+    with("ids chosen for more objects than were created", &|t, o| {
+        fence_as(t, o, &[id(1, 0), id(1, 1)])
+    });
+    with("ids chosen for more objects than were created", &|t, o| {
+        ours(t, CHOOSE_IDS, &[id(1, 0)])?;
+        t.send(&p::vkDeviceWaitIdle {
+            device: o.device,
+            device_token: 0,
+        })
+    });
+    with(
+        "a chosen id that is not among those to choose from",
+        &|t, o| fence_as(t, o, &[o.device.0]),
+    );
+    with("a chosen id far from all others", &|t, o| {
+        fence_as(t, o, &[id(1, extension::IDS - 1)])
+    });
+    with("an id chosen for an object of another type", &|t, o| {
+        fence_as(t, o, &[chosen(Kind::Semaphore, 1, 0)])
+    });
+    with("an id chosen for two objects at once", &|t, o| {
+        fence_as(t, o, &[id(1, 0)])?;
+        fence_as(t, o, &[id(2, 0)])
+    });
+    with("a chosen id that was used before", &|t, o| {
+        fence_as(t, o, &[id(7, 0)])?;
+        let fence = VkFence(id(7, 0));
+        t.send(&p::vkDestroyFence {
+            device: o.device,
+            fence,
+            ..zeroed()
+        })?;
+        fence_as(t, o, &[id(7, 0)])
+    });
+    with("a chosen id that was used before", &|t, o| {
+        fence_as(t, o, &[id(0, 0)])
+    });
+    // No driver has that much memory.
+    with(
+        "vkAllocateMemory, which the guest does not wait for, failed",
+        &|t, o| {
+            let info = VkMemoryAllocateInfo {
+                sType: VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                allocationSize: u64::MAX >> 1 & !0xfff,
+                ..zeroed()
+            };
+            let mut memory = VkDeviceMemory(0);
+            ours(t, CHOOSE_IDS, &[chosen(Kind::DeviceMemory, 1, 0)])?;
+            t.send(&p::vkAllocateMemory {
+                device: o.device,
+                pAllocateInfo: &raw const info,
+                pMemory: &raw mut memory,
+                ..zeroed()
+            })
+        },
+    );
+    // A guest that behaves, and leaves its objects behind.
+    stage.lives("chosen ids", |_, _, t| {
+        let o = Objects::new(t)?;
+        ours(t, USE_FEATURES, &[all])?;
+        for round in 1..100 {
+            for number in 0..20 {
+                fence_as(t, &o, &[id(round, number)])?;
+            }
+            let fence = VkFence(id(round, 3));
+            let status = t.call(&mut p::vkGetFenceStatus {
+                device: o.device,
+                fence,
+                ..zeroed()
+            })?;
+            anyhow::ensure!(status == VK_NOT_READY, "a new fence says {status}");
+            for number in (0..20).filter(|_| round < 99) {
+                let fence = VkFence(id(round, number));
+                t.send(&p::vkDestroyFence {
+                    device: o.device,
+                    fence,
+                    ..zeroed()
+                })?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_host_that_offers_nothing_takes_nothing() {
+    let Some(stage) = Stage::with(&["--wire-features=none"]) else {
+        return;
+    };
+    stage.ends("features of the wire that were not offered", |_, _, t| {
+        ours(t, USE_FEATURES, &[Features::CHOSEN_IDS.bits()])
+    });
+    stage.lives("upstream's wire", |_, _, t| {
+        ours(t, USE_FEATURES, &[0])?;
+        Objects::new(t).map(drop)
     });
 }
 

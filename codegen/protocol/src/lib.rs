@@ -13,6 +13,7 @@
 // application passed. `wire.rs` holds the rules, the generated code only calls it.
 
 mod derived;
+pub mod extension;
 pub mod packet;
 pub mod wire;
 

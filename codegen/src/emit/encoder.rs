@@ -6,6 +6,7 @@ use super::decoder::trait_name;
 use super::{Out, ident};
 use crate::Model;
 use crate::model::{Command, Level};
+use crate::wire::Wire;
 
 pub(super) fn entrypoints(model: &Model) -> String {
     let mut out = Out::default();
@@ -26,7 +27,7 @@ pub(super) fn entrypoints(model: &Model) -> String {
         ));
         out.line(format!("pub(crate) trait {}: Guest {{", trait_name(noun)));
         for c in commands {
-            method(&mut out, c);
+            method(&mut out, model, c);
         }
         out.line("}");
     }
@@ -129,7 +130,12 @@ fn extensions(out: &mut Out, served: &[&Command]) {
     out.line("}");
 }
 
-fn method(out: &mut Out, c: &Command) {
+fn method(out: &mut Out, model: &Model, c: &Command) {
+    // The host's token is the handle, unless the loader wants to see into it.
+    let is_token = |kind: &str| {
+        let mut handles = model.handles.iter();
+        handles.any(|h| h.kind() == kind && !h.dispatchable)
+    };
     out.line(format!("/// `{}`.", c.name));
     let ret = if c.ret == "()" {
         String::new()
@@ -153,6 +159,15 @@ fn method(out: &mut Out, c: &Command) {
         out.line(format!("self.{target}(c)"));
     } else if c.on_command_buffer() && !c.has_reply() {
         out.line("self.record(c)");
+    } else if let (true, Some((made, kind))) = (c.ahead, c.creation()) {
+        out.line(format!("let made = c.{}.cast();", ident(&made.name)));
+        out.line(format!("self.create(c, Kind::{kind}, made, 1)"));
+    } else if let Some((gone, Wire::Handle { kind, .. })) = c.destroys().map(|g| (g, &g.wire))
+        && is_token(kind)
+        && !c.has_reply()
+    {
+        out.line(format!("let gone = c.{}.0;", ident(&gone.name)));
+        out.line("self.destroy(c, gone);");
     } else {
         out.line("self.call(c)");
     }

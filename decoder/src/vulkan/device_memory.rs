@@ -48,8 +48,7 @@ impl Engine {
                 .fetch_sub(charged, Ordering::Relaxed);
             return Ok(ret);
         }
-        let objects = &self.context.objects;
-        let token = match objects.insert(Kind::DeviceMemory, c.device_token, memory.0) {
+        let token = match self.name(Kind::DeviceMemory, c.device_token, memory.0) {
             Ok(token) => token,
             Err(error) => {
                 destroy_leftover(Kind::DeviceMemory, c.device, &device.fns, memory.0);

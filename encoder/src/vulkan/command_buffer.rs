@@ -116,12 +116,15 @@ fn stages(bind_point: VkPipelineBindPoint) -> VkShaderStageFlags {
 
 impl CommandBufferCommands for Driver {
     fn vkAllocateCommandBuffers(&self, c: &mut p::vkAllocateCommandBuffers) -> VkResult {
-        let ret = self.call(c);
+        // SAFETY: the application passes a struct.
+        let n = unsafe { (*c.pAllocateInfo).commandBufferCount };
+        let made = c.pCommandBuffers.cast();
+        let ret = self.create(c, Kind::CommandBuffer, made, n as usize);
         if ret != VK_SUCCESS {
             return ret;
         }
-        // SAFETY: the application passes a live device and a struct, and room for the handles, where the
-        // reply has put tokens.
+        // SAFETY: the application passes a live device and a struct, and room for the handles, where by
+        // now there are tokens.
         unsafe {
             let info = *c.pAllocateInfo;
             let mut pools = device(c.device).pools.lock();

@@ -2,24 +2,27 @@
 
 use super::*;
 use crate::object::Dispatchable;
+use crate::process::Process;
 use crate::vulkan::command_buffer::CommandBuffer;
 use crate::vulkan::device::device;
 
-/// Ends command buffers.
+/// Ends command buffers that the host does not know any more.
 ///
 /// # Safety
 /// The handles are live, and the application does not use them any more.
 unsafe fn drop_all(handles: impl Iterator<Item = u64>) {
     for handle in handles.filter(|h| *h != 0) {
         // SAFETY: the caller's promise.
-        drop(unsafe { Dispatchable::<CommandBuffer>::take(handle) });
+        let buffer = unsafe { Dispatchable::<CommandBuffer>::take(handle) };
+        Process::give_back(buffer.token);
     }
 }
 
 impl CommandPoolCommands for Driver {
     fn vkDestroyCommandPool(&self, c: &mut p::vkDestroyCommandPool) {
         c.pAllocator = std::ptr::null();
-        self.call(c);
+        let gone = c.commandPool.0;
+        self.destroy(c, gone);
         // SAFETY: the application passes a live device, and its pool is gone.
         unsafe {
             let buffers = device(c.device).pools.lock().remove(&c.commandPool.0);

@@ -112,7 +112,8 @@ impl DescriptorUpdateTemplateCommands for Driver {
         c: &mut p::vkCreateDescriptorUpdateTemplate,
     ) -> VkResult {
         c.pAllocator = std::ptr::null();
-        let ret = self.call(c);
+        let made = c.pDescriptorUpdateTemplate.cast();
+        let ret = self.create(c, Kind::DescriptorUpdateTemplate, made, 1);
         if ret == VK_SUCCESS {
             // SAFETY: the application passes a live device and a struct, and the reply filled the handle.
             unsafe {
@@ -152,7 +153,8 @@ impl DescriptorUpdateTemplateCommands for Driver {
             .templates
             .lock()
             .remove(&c.descriptorUpdateTemplate.0);
-        self.call(c);
+        let gone = c.descriptorUpdateTemplate.0;
+        self.destroy(c, gone);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::vulkan::command_buffer::CommandBuffer;
 use crate::vulkan::device_memory::Memory;
 use crate::vulkan::fence::Fences;
 use crate::vulkan::queue::Queue;
+use crate::vulkan::requirements::Requirements;
 use crate::vulkan::semaphore::Semaphores;
 
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Device {
     /// Fences and semaphores that share their payload with others.
     pub(crate) fences: Fences,
     pub(crate) semaphores: Semaphores,
+    pub(super) buffers: Requirements,
+    pub(super) images: Requirements,
     /// The extensions that it was created with.
     extensions: HashSet<CString>,
 }
@@ -222,6 +225,8 @@ impl DeviceCommands for Driver {
                 private_data: Mutex::default(),
                 fences: Fences::default(),
                 semaphores: Semaphores::default(),
+                buffers: Requirements::default(),
+                images: Requirements::default(),
                 // SAFETY: the application passes as many names as it says.
                 extensions: (0..count as usize)
                     .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.into())
@@ -345,6 +350,14 @@ impl DeviceCommands for Driver {
         };
         // SAFETY: the application passes as many structs as it says.
         unsafe { bind(c.bindInfoCount, c.pBindInfos, |info| info.pNext, call) }
+    }
+
+    fn vkGetBufferMemoryRequirements2(&self, c: &mut p::vkGetBufferMemoryRequirements2) {
+        buffer::requirements2(c);
+    }
+
+    fn vkGetImageMemoryRequirements2(&self, c: &mut p::vkGetImageMemoryRequirements2) {
+        image::requirements2(c);
     }
 
     fn vkBindImageMemory2(&self, c: &mut p::vkBindImageMemory2) -> VkResult {

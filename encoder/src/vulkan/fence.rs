@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use asgard_asg::submit::Command;
+use asgard_protocol::extension::chosen_number;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -97,6 +98,14 @@ fn left_until(end: Option<Instant>) -> u64 {
 /// A sync file that signals when the fence does, which was submitted to that queue.
 fn make_sync_file(handle: VkDevice, fence: VkFence, queue: u64) -> Result<Arc<OwnedFd>, VkResult> {
     let process = Process::get().ok_or(VK_ERROR_DEVICE_LOST)?;
+    if chosen_number(fence.0).is_some() {
+        // The command does not go through the ring: what makes the fence must have arrived before.
+        Driver.call(&mut p::vkGetFenceStatus {
+            device: handle,
+            fence,
+            ..zeroed()
+        });
+    }
     // SAFETY: the application passes a live device, whose queues live as long.
     let (device, queue) = unsafe { (token_of(handle.0), token_of(queue)) };
     let command = Command::CreateExportSyncVk {
@@ -362,7 +371,8 @@ impl FenceCommands for Driver {
         };
         c.pCreateInfo = &raw const plain;
         c.pAllocator = std::ptr::null();
-        let ret = self.call(c);
+        let made = c.pFence.cast();
+        let ret = self.create(c, Kind::Fence, made, 1);
         if ret == VK_SUCCESS && !info.pNext.is_null() {
             // SAFETY: the application passes a live device and made room for a handle, which is filled.
             unsafe { device(c.device).fences.change(*c.pFence, |_| ()) };
@@ -377,7 +387,8 @@ impl FenceCommands for Driver {
             fences.known.lock().remove(&c.fence.0);
         }
         c.pAllocator = std::ptr::null();
-        self.call(c);
+        let gone = c.fence.0;
+        self.destroy(c, gone);
     }
 
     fn vkGetFenceStatus(&self, c: &mut p::vkGetFenceStatus) -> VkResult {

@@ -1,6 +1,7 @@
-//! Images: those of a swapchain are the swapchain's.
+//! Images: those of a swapchain are the swapchain's; one like an earlier one is created without waiting.
 
 use super::*;
+use crate::vulkan::device::device;
 
 /// The struct of this type in a chain.
 ///
@@ -36,10 +37,56 @@ impl ImageCommands for Driver {
             info.usage |= VK_IMAGE_USAGE_TRANSFER_SRC_BIT;
             c.pCreateInfo = &raw const info;
         }
-        self.call(c)
+        // SAFETY: the application passes a live device, a struct with its chain, and room for a handle.
+        unsafe {
+            let replay = info.flags & VK_IMAGE_CREATE_DESCRIPTOR_BUFFER_CAPTURE_REPLAY_BIT_EXT != 0;
+            device(c.device).images.create(c.pCreateInfo, |known| {
+                let made = c.pImage.cast::<u64>();
+                let ret = if known && !replay {
+                    self.create(c, Kind::Image, made, 1)
+                } else {
+                    self.call(c)
+                };
+                if ret == VK_SUCCESS {
+                    Ok(*made)
+                } else {
+                    Err(ret)
+                }
+            })
+        }
+    }
+
+    fn vkDestroyImage(&self, c: &mut p::vkDestroyImage) {
+        let gone = c.image.0;
+        // SAFETY: the application passes a live device.
+        unsafe { device(c.device) }.images.forget(gone);
+        self.destroy(c, gone);
+    }
+
+    fn vkGetImageMemoryRequirements(&self, c: &mut p::vkGetImageMemoryRequirements) {
+        let (token, to) = (c.image.0, c.pMemoryRequirements);
+        // SAFETY: the application passes a live device, and a struct.
+        unsafe { device(c.device).images.answer(token, to, || self.call(c)) };
     }
 
     fn vkGetSwapchainImagesKHR(&self, c: &mut p::vkGetSwapchainImagesKHR) -> VkResult {
         swapchain::images(c)
+    }
+}
+
+/// `vkGetImageMemoryRequirements2`.
+pub(super) fn requirements2(c: &mut p::vkGetImageMemoryRequirements2) {
+    // SAFETY: the application passes a live device, and structs with their chains.
+    unsafe {
+        let info = *c.pInfo;
+        if info.pNext.is_null() {
+            let (token, to) = (info.image.0, c.pMemoryRequirements);
+            device(c.device)
+                .images
+                .answer2(token, to, || Driver.call(c));
+        } else {
+            // Of one plane.
+            Driver.call(c);
+        }
     }
 }

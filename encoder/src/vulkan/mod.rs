@@ -9,6 +9,7 @@ use asgard_protocol::zeroed;
 
 use crate::driver::{Driver, Guest};
 
+mod buffer;
 pub(crate) mod command_buffer;
 mod command_pool;
 mod deferred_operation;
@@ -21,6 +22,7 @@ mod instance;
 mod physical_device;
 mod pipeline;
 mod queue;
+mod requirements;
 mod semaphore;
 mod surface;
 mod swapchain;
@@ -44,7 +46,7 @@ macro_rules! plain {
     ($($commands:ident)*) => { $( impl $commands for Driver {} )* };
 }
 plain! {
-    AccelerationStructureCommands BufferCommands BufferCollectionCommands BufferViewCommands
+    AccelerationStructureCommands BufferCollectionCommands BufferViewCommands
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
     DescriptorPoolCommands DescriptorSetLayoutCommands

@@ -192,7 +192,8 @@ impl SemaphoreCommands for Driver {
             )
         };
         if export.is_none() {
-            return self.call(c);
+            let made = c.pSemaphore.cast();
+            return self.create(c, Kind::Semaphore, made, 1);
         }
         // Other processes are not the host's business.
         let kind = kind.map(|kind| VkSemaphoreTypeCreateInfo {
@@ -206,7 +207,8 @@ impl SemaphoreCommands for Driver {
             ..info
         };
         c.pCreateInfo = &raw const plain;
-        let ret = self.call(c);
+        let made = c.pSemaphore.cast();
+        let ret = self.create(c, Kind::Semaphore, made, 1);
         if ret == VK_SUCCESS {
             // SAFETY: the application passes a live device and made room for a handle, which is filled.
             unsafe { device(c.device).semaphores.change(*c.pSemaphore, |_| ()) };
@@ -227,6 +229,7 @@ impl SemaphoreCommands for Driver {
                 ..*c
             });
         }
-        self.call(c);
+        let gone = c.semaphore.0;
+        self.destroy(c, gone);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use asgard_host_device::renderer::Description;
+use asgard_host_device::renderer::{Description, Features};
 use asgard_host_device::resource::sealed_memory;
 use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
@@ -138,6 +138,7 @@ fn examine() -> Vec<Finding> {
     findings.extend(host_driver());
     findings.push(memory());
     findings.extend(shared_memory_dir());
+    findings.push(wire());
     findings.push(socket_dir());
     findings.extend(render_nodes());
     findings.extend(variables());
@@ -400,6 +401,25 @@ fn memory() -> Finding {
         Err(error) => Finding::new("memfd", State::Missing, error.to_string()).fix(
             "allow memfd_create in the container's seccomp profile, or use Linux 3.17 or later",
         ),
+    }
+}
+
+/// What our own guest driver and the renderer agree on.
+fn wire() -> Finding {
+    let name = "wire";
+    let wanted = env::var(environment::WIRE_FEATURES).ok();
+    match wanted.as_deref().map_or(Ok(Features::ALL), str::parse) {
+        Ok(features) => {
+            let detail =
+                format!("Mesa's guest driver: none; ours, with `--wire-features=all`: {features}");
+            Finding::new(name, State::Note, detail)
+        }
+        Err(why) => Finding::new(
+            name,
+            State::Warning,
+            format!("{}: {why}", environment::WIRE_FEATURES),
+        )
+        .fix(format!("unset {}", environment::WIRE_FEATURES)),
     }
 }
 

@@ -235,6 +235,9 @@ pub(crate) fn prepare_guest(
 /// Lets programs of wgpu use a driver that claims no conformance, as ours must not before it was certified.
 const WGPU_ANY: &str = "WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER";
 
+/// What our own guest driver uses of Asgard's own part of the wire; it reads it by itself.
+pub(crate) const WIRE_FEATURES: &str = "ASGARD_WIRE_FEATURES";
+
 /// How Mesa presents.
 const WSI_MODE: &str = "MESA_VK_WSI_DEBUG";
 

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use asgard_host_device::renderer::Features;
 use asgard_host_device::supervisor::{Supervisor, Totals};
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
@@ -270,6 +271,13 @@ fn summary(device: &str, totals: &Totals, elapsed: Duration) -> String {
         sum.wakes,
         Duration::from_micros(sum.cpu_us).as_secs_f64(),
     );
+    if sum.wire_features != 0 {
+        let _ = write!(
+            text,
+            "\nasgard: the wire with {}",
+            Features::known(sum.wire_features)
+        );
+    }
     if totals.failures > 0 {
         let _ = write!(
             text,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use asgard_decoder::{Context, Error, Limits, Renderer, Replies, Stream};
+use asgard_protocol::extension::{CHOOSE_IDS, Features, USE_FEATURES, chosen, is_ours, write};
 use asgard_protocol::packet::{HEADER, Header};
 use asgard_protocol::types::*;
 use asgard_protocol::wire::Tokens;
@@ -110,10 +111,16 @@ impl Seen {
             let (kind, generation, slot) = (token >> 56, token >> 32 & 0xff_ffff, token as u32);
             let known = Kind::from_number(kind as u8).is_some();
             if known && (1..1000).contains(&generation) && (1..10_000).contains(&slot) {
-                let list = self.tokens.entry(kind as u8).or_default();
-                if !list.contains(&token) {
-                    list.push(token);
-                }
+                self.add(kind as u8, &[token]);
+            }
+        }
+    }
+
+    fn add(&mut self, kind: u8, tokens: &[u64]) {
+        let list = self.tokens.entry(kind).or_default();
+        for token in tokens {
+            if !list.contains(token) {
+                list.push(*token);
             }
         }
     }
@@ -169,7 +176,8 @@ fn number(input: &mut [u8], next: &mut u32) {
         if size < HEADER || input.len() - at < size {
             return;
         }
-        if entry(header.opcode).is_none_or(|e| !e.on_command_buffer) && size >= HEADER + 4 {
+        let numbered = entry(header.opcode).is_none_or(|e| !e.on_command_buffer);
+        if numbered && !is_ours(header.opcode) && size >= HEADER + 4 {
             *next = next.wrapping_add(1);
             input[at + HEADER..at + HEADER + 4].copy_from_slice(&next.to_le_bytes());
         }
@@ -353,8 +361,53 @@ impl Guest {
                     let taken = self.context.take_blob(script.u8().into());
                     reached(("blob", taken.is_ok()));
                 }
+                4 => self.choose(thread, script),
+                5 => {
+                    let mut bytes = Vec::new();
+                    write(USE_FEATURES, &[script.u8().into()], &mut bytes);
+                    self.run(thread, &bytes);
+                }
                 _ => fake::set_mood(script.number::<4>()),
             },
+        }
+    }
+
+    /// Ids for a creation, most of which fit, and the creation.
+    fn choose(&mut self, thread: usize, script: &mut Script<'_>) {
+        const KINDS: [(&str, Kind); 8] = [
+            ("vkCreateBuffer", Kind::Buffer),
+            ("vkCreateFence", Kind::Fence),
+            ("vkCreateImage", Kind::Image),
+            ("vkCreateSemaphore", Kind::Semaphore),
+            ("vkCreateCommandPool", Kind::CommandPool),
+            ("vkCreateDescriptorPool", Kind::DescriptorPool),
+            ("vkAllocateCommandBuffers", Kind::CommandBuffer),
+            ("vkAllocateMemory", Kind::DeviceMemory),
+        ];
+        let how = script.u8();
+        let (name, kind) = KINDS[usize::from(how % 8)];
+        let mut ids = Vec::new();
+        for _ in 0..1 + (how >> 3 & 1) {
+            let number = u32::from(script.u8() % 16);
+            ids.push(chosen(kind, script.u8().into(), number));
+        }
+        let mut bytes = Vec::new();
+        write(USE_FEATURES, &[Features::ALL.bits()], &mut bytes);
+        write(CHOOSE_IDS, &ids, &mut bytes);
+        if how >> 4 == 0 {
+            break_it(&mut bytes, script);
+        }
+        let creation = entries().iter().find(|e| p::name(e.opcode) == Some(name));
+        let seed = script.u32().into();
+        bytes.extend(
+            creation
+                .and_then(|e| (e.make)(seed, &self.seen, false))
+                .unwrap_or_default(),
+        );
+        self.run(thread, &bytes);
+        if self.error.is_none() {
+            reached(("chosen", name));
+            self.seen.add(kind as u8, &ids);
         }
     }
 

@@ -1,0 +1,111 @@
+//! Asgard's own part of the wire: which features a stream uses, and ids that its guest chooses.
+
+use std::sync::atomic::Ordering;
+
+use asgard_protocol::Command;
+use asgard_protocol::extension::{CHOOSE_IDS, Features, USE_FEATURES, words};
+use asgard_protocol::types::{Kind, VkResult};
+
+use crate::Error;
+use crate::stream::Engine;
+
+/// The most ids of one packet.
+const MOST: usize = 1 << 16;
+
+/// The ids that a guest chose for what one packet creates.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    ids: Vec<u64>,
+    used: usize,
+}
+
+impl Chosen {
+    /// The packet creates objects whose ids were chosen, and is not answered.
+    #[inline]
+    pub(crate) fn are_there(&self) -> bool {
+        !self.ids.is_empty()
+    }
+
+    /// The packet has run, and would have been answered with `reply`.
+    #[inline]
+    pub(crate) fn end<C: Command>(&mut self, reply: &[u8]) -> Result<(), Error> {
+        if self.are_there() {
+            if self.used < self.ids.len() {
+                return Err(unused::<C>(reply));
+            }
+            self.ids.clear();
+            self.used = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Why there are fewer objects than ids.
+#[cold]
+fn unused<C: Command>(reply: &[u8]) -> Error {
+    // What a command returns comes last.
+    match reply.last_chunk::<4>().map(|r| VkResult::from_le_bytes(*r)) {
+        Some(result) if result < 0 => Error::Unawaited {
+            command: C::NAME,
+            result,
+        },
+        _ => Error::Nonsense("ids chosen for more objects than were created"),
+    }
+}
+
+impl Engine {
+    /// A token for a driver's handle: the one that the guest chose, or a new one.
+    pub(crate) fn name(&mut self, kind: Kind, parent: u64, handle: u64) -> Result<u64, Error> {
+        let objects = &self.context.objects;
+        if !self.chosen.are_there() {
+            return objects.insert(kind, parent, handle);
+        }
+        let id = *self
+            .chosen
+            .ids
+            .get(self.chosen.used)
+            .ok_or(Error::Nonsense(
+                "ids chosen for fewer objects than were created",
+            ))?;
+        objects.claim(id, kind, parent, handle)?;
+        self.chosen.used += 1;
+        Ok(id)
+    }
+
+    /// Runs a packet of Asgard's own.
+    pub(crate) fn extend(&mut self, opcode: u32, body: &[u8]) -> Result<(), Error> {
+        let mut words = words(body).ok_or(Error::Nonsense(
+            "a packet of Asgard's own that does not consist of words",
+        ))?;
+        if self.chosen.are_there() {
+            return Err(Error::Nonsense("ids chosen for no creation"));
+        }
+        match opcode {
+            USE_FEATURES => {
+                let (Some(bits), None) = (words.next(), words.next()) else {
+                    return Err(Error::Nonsense("features that are not one word"));
+                };
+                let features = Features::known(bits);
+                if features.bits() != bits || !self.context.limits.features.has(features) {
+                    return Err(Error::Nonsense(
+                        "the guest wants features of the wire that were not offered",
+                    ));
+                }
+                self.features = features;
+                let all = &self.context.counters.features;
+                all.fetch_or(bits, Ordering::Relaxed);
+            }
+            CHOOSE_IDS => {
+                if !self.features.has(Features::CHOSEN_IDS) {
+                    return Err(Error::Feature(Features::CHOSEN_IDS));
+                }
+                if words.len() == 0 || words.len() > MOST {
+                    return Err(Error::Nonsense("no chosen ids, or too many at once"));
+                }
+                self.chosen.ids.extend(words);
+            }
+            _ => return Err(Error::UnknownOpcode(opcode)),
+        }
+        Ok(())
+    }
+}
