@@ -11,8 +11,9 @@ use crate::doorbell::{Doorbell, tell_progress};
 use crate::layout::{
     ASGARD_VERSION, ASGARD_VERSION_WORD, BUFFER, BUFFER_SIZE, DEFAULT_BUFFER_SIZE,
     DEFAULT_FLUSH_INTERVAL, DOORBELL, FLUSH_INTERVAL, GUEST_CORE, GUEST_WAITING, GUEST_WRITE_POS,
-    HOST_CONSUMED_POS, IN_ERROR, INLINE_SIZE, MAGIC, MAGIC_WORD, PROGRESS, RECORD_SIZE, STATE,
-    TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state, valid_config,
+    HOST_CONSUMED_POS, IN_ERROR, INLINE_SIZE, MAGIC, MAGIC_WORD, OWED, OWED_LARGE, OWED_REPLY,
+    PROGRESS, RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state,
+    valid_config,
 };
 use crate::mapping::Mapping;
 use crate::ring::{Consumer, Crowd, Memory, Nap, Patience, Producer, Shape, Spin, init_headers};
@@ -79,6 +80,8 @@ pub struct HostChannel<M = Mapping> {
     looking: u32,
     neighbour: Neighbour,
     crowd: Crowd,
+    /// What is received and not settled.
+    owed: u32,
 }
 
 /// Whether the guest's thread waits on the core that this end spins on.
@@ -164,6 +167,7 @@ impl<M: Memory> HostChannel<M> {
             (PROGRESS, 0),
             (GUEST_CORE, 0),
             (GUEST_WAITING, 0),
+            (OWED, 0),
             (ASGARD_VERSION_WORD, ASGARD_VERSION),
             (MAGIC_WORD, MAGIC),
             // Until the first look there is nobody to notice anything without a ping.
@@ -184,6 +188,7 @@ impl<M: Memory> HostChannel<M> {
             looking: state::RENDERING,
             neighbour: Neighbour::default(),
             crowd: Crowd::default(),
+            owed: 0,
         })
     }
 
@@ -194,6 +199,70 @@ impl<M: Memory> HostChannel<M> {
         self.mem.publish(MAGIC_WORD, 0);
         self.looking = state::CAN_CONSUME;
         self
+    }
+
+    /// Takes the place of another host, which has died. If the guest waits for the reply to something that
+    /// the other had taken already, those bytes come back, from the start of the last packet or before.
+    ///
+    /// The words that tell lie in the guest's reach: a guest that changed them gets a wrong answer.
+    pub fn take_over(mem: Arc<M>, config: HostConfig) -> Result<(Self, Vec<u8>)> {
+        let HostConfig { buffer_size, .. } = config;
+        if mem.size() < blob_size(buffer_size) || !buffer_size.is_power_of_two() {
+            return Err(Error::OutOfBounds {
+                offset: 0,
+                len: blob_size(buffer_size) as u64,
+                size: mem.size() as u64,
+            });
+        }
+        let (large, replies) = (Shape::large(buffer_size), Shape::replies(buffer_size));
+        let channel = Self {
+            doorbell: Doorbell::new(Arc::clone(&mem)),
+            buffer_size,
+            records: Consumer::resume(Shape::RECORDS, &*mem, 0),
+            large: Consumer::resume(large, &*mem, 0),
+            replies: Producer::resume(replies, &*mem),
+            counters: Counters::default(),
+            grace: buffer_size as usize,
+            failed: false,
+            looking: state::RENDERING,
+            neighbour: Neighbour::default(),
+            crowd: Crowd::default(),
+            owed: 0,
+            mem,
+        };
+        let mem = &*channel.mem;
+        let owed = mem.load(OWED);
+        let mut bytes = Vec::new();
+        if owed == 0 || mem.load(OWED_REPLY) != channel.replies.position() {
+            return Ok((channel, bytes));
+        }
+        if owed & OWED_LARGE != 0 {
+            let len = (owed & !OWED_LARGE).min(buffer_size);
+            Consumer::resume(large, mem, len).append_to(mem, len as usize, &mut bytes)?;
+        } else {
+            let mut record = [0; RECORD_SIZE as usize];
+            Consumer::resume(Shape::RECORDS, mem, RECORD_SIZE).copy_out(mem, &mut record)?;
+            let [a, b, c, d, e, f, g, h] = record;
+            let offset = u32::from_le_bytes([a, b, c, d]) as usize;
+            let size = u32::from_le_bytes([e, f, g, h]) as usize;
+            mem.append_to(BUFFER.saturating_add(offset), size, &mut bytes)?;
+        }
+        Ok((channel, bytes))
+    }
+
+    /// All but the last `left` of the bytes that were received are executed, and their replies sent.
+    #[inline]
+    pub fn settle(&mut self, left: usize) {
+        self.owed = u32::try_from(left).unwrap_or(OWED_LARGE - 1);
+        self.mem.store(OWED, self.owed);
+    }
+
+    #[inline]
+    fn owe(&mut self, taken: usize, flag: u32) {
+        let taken = u32::try_from(taken).unwrap_or(OWED_LARGE - 1);
+        self.owed = self.owed.saturating_add(taken).min(OWED_LARGE - 1);
+        self.mem.store(OWED_REPLY, self.replies.position());
+        self.mem.store(OWED, self.owed | flag);
     }
 
     /// A handle to wake or stop this end from other threads.
@@ -229,11 +298,17 @@ impl<M: Memory> HostChannel<M> {
         // records first keeps the order. The mode word would not: it can be ahead of the data.
         let records = self.records.available(&*self.mem)?;
         let taken = if records != 0 {
-            self.recv_records(records, out)?
+            let taken = self.recv_records(records, out)?;
+            self.owe(taken, 0);
+            taken
         } else {
             match self.large.available(&*self.mem)? {
                 0 => return Ok(0),
-                large => self.recv_large(large, out)?,
+                large => {
+                    let taken = self.recv_large(large, out)?;
+                    self.owe(taken, OWED_LARGE);
+                    taken
+                }
             }
         };
         self.counters.received += taken as u64;

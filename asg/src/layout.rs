@@ -104,6 +104,13 @@ pub const MAGIC_WORD: usize = TO_HOST + 3968;
 pub const ASGARD_VERSION_WORD: usize = TO_HOST + 3972;
 /// What stands at [`ASGARD_VERSION_WORD`].
 pub const ASGARD_VERSION: u32 = 1;
+/// How many of the guest's bytes the host has taken and not executed yet, for who takes its place should it
+/// die. With [`OWED_LARGE`] if the last of them came by a large transfer.
+pub const OWED: usize = TO_HOST_LARGE + 3968;
+/// Where replies stood when it took them: if they still do, none was sent.
+pub const OWED_REPLY: usize = OWED + 4;
+/// Flag in the word at [`OWED`].
+pub const OWED_LARGE: u32 = 1 << 31;
 /// Incremented by whoever wants the host to look; the host sleeps on it.
 pub const DOORBELL: usize = TO_HOST + 4032;
 /// Incremented by the host whenever it has published anything that a guest may wait for.
@@ -153,7 +160,7 @@ mod tests {
 
     #[test]
     fn own_words_are_outside_of_what_others_write_and_on_lines_of_their_own() {
-        for word in [MAGIC_WORD, DOORBELL, PROGRESS, GUEST_WAITING] {
+        for word in [MAGIC_WORD, DOORBELL, PROGRESS, GUEST_WAITING, OWED] {
             assert!(word % PAGE >= RING_STATE + 4 + 32 * 4);
             assert_eq!(word % 64, 0);
         }

@@ -178,6 +178,21 @@ impl Producer {
         }
     }
 
+    /// The producer of a ring that another left behind.
+    pub fn resume(shape: Shape, mem: &impl Memory) -> Self {
+        Self {
+            shape,
+            write: mem.load(shape.header + WRITE_POS),
+            read: mem.load(shape.header + READ_POS),
+        }
+    }
+
+    /// How many bytes were ever published, modulo 2^32.
+    #[inline]
+    pub fn position(&self) -> u32 {
+        self.write
+    }
+
     #[inline]
     fn used(&self) -> u32 {
         self.write.wrapping_sub(self.read)
@@ -251,6 +266,12 @@ impl Consumer {
     /// The consumer of a ring that is initialised and empty.
     pub fn new(shape: Shape) -> Self {
         Self { shape, read: 0 }
+    }
+
+    /// The consumer of a ring that another left behind, at its last `back` bytes.
+    pub fn resume(shape: Shape, mem: &impl Memory, back: u32) -> Self {
+        let read = mem.load(shape.header + READ_POS).wrapping_sub(back);
+        Self { shape, read }
     }
 
     /// Whether there is anything to look at. It might turn out to be a lie.

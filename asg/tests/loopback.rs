@@ -630,3 +630,54 @@ fn a_guest_that_scribbles_harms_only_itself() {
         worker.join().unwrap();
     }
 }
+
+/// A host dies, and another takes its place; what the guest is owed comes back once.
+#[test]
+fn what_a_dead_host_has_not_answered_comes_back() {
+    let config = HostConfig {
+        buffer_size: 1 << 16,
+        flush_interval: 4096,
+    };
+    // A record, a transfer through the buffer, and one that wraps.
+    for (before, size) in [(0, 100), (0, 30_000), (50_000, 30_000)] {
+        let mem = memory(config);
+        let mut dead = HostChannel::new(Arc::clone(&mem), config).unwrap();
+        let guest_mem = Arc::clone(&mem);
+        let guest = thread::spawn(move || {
+            let ping = Deadline::new(&guest_mem, Duration::from_secs(20));
+            let guest_config = GuestConfig {
+                same_kernel: true,
+                spin: SPIN,
+            };
+            let mut guest = GuestChannel::new(guest_mem, guest_config, ping).unwrap();
+            guest.write(&pattern(before, 1)).unwrap();
+            guest.write(&pattern(size, 2)).unwrap();
+            let mut reply = [0; 4];
+            guest.read_reply(&mut reply).unwrap();
+            reply
+        });
+        let mut input = Vec::new();
+        let receive = |host: &mut HostChannel, input: &mut Vec<u8>, size| {
+            while input.len() < size {
+                if host.recv(input).unwrap() == 0 {
+                    assert_eq!(host.wait(SPIN), Wake::Data);
+                }
+            }
+        };
+        receive(&mut dead, &mut input, before);
+        input.drain(..before);
+        dead.settle(input.len());
+        receive(&mut dead, &mut input, size);
+        assert_eq!(input, pattern(size, 2));
+        drop(dead);
+        let (mut next, owed) = HostChannel::take_over(Arc::clone(&mem), config).unwrap();
+        assert_eq!(owed, input, "{before} {size}");
+        next.send(&[1, 2, 3, 4]).unwrap();
+        assert_eq!(guest.join().unwrap(), [1, 2, 3, 4]);
+        // It was answered: nothing is owed to a third, whether the second says so or not.
+        let (mut third, owed) = HostChannel::take_over(Arc::clone(&mem), config).unwrap();
+        assert!(owed.is_empty());
+        third.settle(0);
+        assert!(HostChannel::take_over(mem, config).unwrap().1.is_empty());
+    }
+}

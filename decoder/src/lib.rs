@@ -53,6 +53,8 @@ pub struct Limits {
     /// Behave as upstream's host: show what it shows, and refuse what it does not know.
     /// For tests of guest drivers.
     pub as_upstream: bool,
+    /// Every command is answered with a lost device, and none reaches the driver.
+    pub lost: bool,
 }
 
 impl Default for Limits {
@@ -63,6 +65,7 @@ impl Default for Limits {
             features: Features::ALL,
             inline_uniform_blocks: true,
             as_upstream: false,
+            lost: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use asgard_protocol::driver::{DeviceFns, GlobalFns, InstanceFns};
 use asgard_protocol::extension::{Features, is_ours};
 use asgard_protocol::packet::{HEADER, Header, MAX};
 use asgard_protocol::types::Kind;
-use asgard_protocol::wire::Tokens;
+use asgard_protocol::wire::{Handles, Tokens};
 use asgard_protocol::{Arena, Command, Reader, Writer, commands};
 
 use crate::context::{Context, Device, Instance, Queue};
@@ -101,8 +101,14 @@ impl Stream {
             .counters
             .bytes_in
             .fetch_add(read as u64, Ordering::Relaxed);
-        if let Err(error) = &result {
-            context.poison(&error.to_string());
+        match &result {
+            Err(error) if !self.engine.lost => context.poison(&error.to_string()),
+            // Perhaps this began in the middle of something: the next transfer begins a packet.
+            Err(_) => {
+                self.input.clear();
+                return Ok(());
+            }
+            Ok(()) => {}
         }
         result
     }
@@ -121,7 +127,10 @@ impl Stream {
             if let Some(recording) = &mut self.recording {
                 recording.packet(flags);
             }
-            *rest = tail;
+            // The place of a dead host may be taken in the middle.
+            if !self.engine.lost || *flags == [0; 4] {
+                *rest = tail;
+            }
             self.greeted = true;
         }
         while let Some(header) = Header::read(rest) {
@@ -170,14 +179,22 @@ impl Stream {
                 // Its number is as likely to be nonsense, and its turn might never come.
                 return Err(Error::UnknownOpcode(opcode));
             }
-            if !context.sequence.wait(number, || context.is_dead()) {
-                return Err(Error::Poisoned(context.error().unwrap_or_default()));
+            // Nobody waits for his turn at a lost device.
+            if !self.engine.lost {
+                if !context.sequence.wait(number, || context.is_dead()) {
+                    return Err(Error::Poisoned(context.error().unwrap_or_default()));
+                }
+                self.engine.turn = Some(number);
             }
-            self.engine.turn = Some(number);
         }
         context.check_known(opcode)?;
         self.reply.clear();
-        let mut reader = Reader::request(body, &self.arena, &context.objects);
+        let handles: &dyn Handles = if self.engine.lost {
+            &Tokens
+        } else {
+            &context.objects
+        };
+        let mut reader = Reader::request(body, &self.arena, handles);
         let result = dispatch(&mut self.engine, opcode, &mut reader, &mut self.reply);
         // On an error the turn is passed on as well: the others find the context dead by themselves.
         self.engine.release_turn();
@@ -213,6 +230,8 @@ pub(crate) struct Engine {
     instance: Option<(u64, Arc<Instance>)>,
     device: Option<(u64, Arc<Device>)>,
     queue: Option<(u64, Arc<Queue>)>,
+    /// Nothing reaches the driver, see [`crate::Limits::lost`].
+    lost: bool,
     /// Recordings are decoded into an arena of their own, inside a packet.
     pub(crate) staged: Arena,
     /// What this stream uses of Asgard's own part of the wire.
@@ -224,6 +243,7 @@ pub(crate) struct Engine {
 impl Engine {
     fn new(context: Arc<Context>) -> Self {
         Self {
+            lost: context.limits.lost,
             context,
             turn: None,
             instance: None,
@@ -430,7 +450,7 @@ pub(crate) fn run<C: Command>(
     if answered {
         e.release_turn();
     }
-    let ret = f(e, &mut c)?;
+    let ret = if e.lost { C::LOST } else { f(e, &mut c)? };
     if C::HAS_REPLY {
         // SAFETY: the command's pointers were placed by decoding it.
         unsafe { c.encode_reply(ret, &mut Writer::new(w, &Tokens)) };

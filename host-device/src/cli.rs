@@ -9,13 +9,16 @@ use std::time::Duration;
 use anyhow::Context;
 use asgard_host_device::device::{Config, Limits};
 use asgard_host_device::renderer::Features;
+use asgard_host_device::virtio_gpu::gpu;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) mod doctor;
 pub(crate) mod environment;
+pub(crate) mod front;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod vm;
 pub(crate) mod worker;
 
 /// Logs to the standard error.
@@ -140,9 +143,9 @@ impl DeviceArgs {
         }
     }
 
-    /// The arguments that make a worker do as this command was told.
-    fn worker_args(&self, verbose: u8) -> Vec<OsString> {
-        let mut args = vec![String::from("worker")];
+    /// The arguments that make a process of ours do as this command was told.
+    fn process_args(&self, command: &str, verbose: u8) -> Vec<OsString> {
+        let mut args = vec![String::from(command)];
         args.extend((0..verbose).map(|_| String::from("-v")));
         let mut option =
             |name: &str, value: &dyn std::fmt::Display| args.push(format!("--{name}={value}"));
@@ -181,12 +184,75 @@ impl DeviceArgs {
         verbose: u8,
     ) -> asgard_host_device::supervisor::Options {
         asgard_host_device::supervisor::Options {
-            worker_args: self.worker_args(verbose),
+            worker_args: self.process_args("worker", verbose),
+            front_args: self.process_args("front", verbose),
             worker_env: environment::of_workers(),
             max_connections,
             linger,
         }
     }
+}
+
+/// What a virtual machine gets.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Virtual machines")]
+pub(crate) struct MachineArgs {
+    /// Bytes of the window that guests map memory through, such as 8G; it costs address space only
+    #[arg(long, value_name = "BYTES", default_value = "8G", value_parser = parse_bytes)]
+    window: u64,
+    /// Mappings in that window at a time; each makes the next a little slower
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    max_maps: usize,
+    /// A display of this size in pixels; can be given up to 16 times [default: 1280x800, one display]
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    display: Vec<(u32, u32)>,
+    /// No display: guests can only compute and render
+    #[arg(long, conflicts_with = "display")]
+    no_display: bool,
+}
+
+impl MachineArgs {
+    pub(crate) fn config(&self, device: Config, color_buffer_memory_index: u32) -> gpu::Config {
+        let displays = match self.display.as_slice() {
+            _ if self.no_display => Vec::new(),
+            [] => vec![(1280, 800)],
+            displays => displays.to_vec(),
+        };
+        gpu::Config {
+            device,
+            color_buffer_memory_index,
+            window: self.window.next_power_of_two(),
+            maps: self.max_maps,
+            displays,
+        }
+    }
+
+    /// Makes fronts do as this command was told.
+    pub(crate) fn add_to(&self, options: &mut asgard_host_device::supervisor::Options) {
+        options
+            .front_args
+            .extend(self.front_args().map(OsString::from));
+    }
+
+    fn front_args(&self) -> impl Iterator<Item = String> {
+        let displays = self.display.iter();
+        [
+            format!("--window={}", self.window),
+            format!("--max-maps={}", self.max_maps),
+        ]
+        .into_iter()
+        .chain(displays.map(|(width, height)| format!("--display={width}x{height}")))
+        .chain(self.no_display.then(|| "--no-display".to_owned()))
+    }
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), String> {
+    let size = text.split_once('x').and_then(|(width, height)| {
+        let size = (width.parse().ok()?, height.parse().ok()?);
+        let sane = |pixels: u32| (16..=8192).contains(&pixels);
+        (sane(size.0) && sane(size.1)).then_some(size)
+    });
+    size.ok_or_else(|| "not a size such as 1280x800".to_owned())
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -253,7 +319,7 @@ mod tests {
             "--record=/a folder",
         ];
         let first = Only::parse_from(told).device;
-        let mut args = first.worker_args(0);
+        let mut args = first.process_args("worker", 0);
         args[0] = "x".into();
         let second = Only::parse_from(args).device;
         assert_eq!(format!("{first:?}"), format!("{second:?}"));

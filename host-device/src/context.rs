@@ -9,7 +9,7 @@ use crate::Error;
 use crate::device::{Config, Summary};
 use crate::renderer;
 use crate::resource::{Origin, Resource};
-use crate::ring_thread::{RingThread, Rings};
+use crate::ring_thread::{Begin, RingThread, Rings, Successor};
 
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -23,14 +23,19 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(ctx_id: u32, name: &str, renderer: Arc<dyn renderer::Context>) -> Self {
+    pub(crate) fn new(
+        ctx_id: u32,
+        name: &str,
+        renderer: Arc<dyn renderer::Context>,
+        successor: Option<Successor>,
+    ) -> Self {
         Self {
             ctx_id,
             name: name.to_owned(),
             renderer,
             rings: BTreeMap::new(),
             retired: Vec::new(),
-            shared: Arc::default(),
+            shared: Arc::new(Rings::new(successor)),
         }
     }
 
@@ -44,6 +49,7 @@ impl Context {
         res_id: u32,
         resource: &Resource,
         config: &Config,
+        begin: Begin,
     ) -> Result<(), Error> {
         if *resource.origin() != Origin::Shared || self.rings.contains_key(&res_id) {
             return Err(Error::NotForRing(res_id));
@@ -63,6 +69,7 @@ impl Context {
             config,
             &self.renderer,
             &self.shared,
+            begin,
         )?;
         self.rings.insert(res_id, ring);
         Ok(())

@@ -17,6 +17,7 @@ use crate::context::{Closing, Context};
 use crate::fence::{Done, Ring, Timelines};
 use crate::renderer::{self, Features, Renderer};
 use crate::resource::{Origin, Resource, Shape};
+use crate::ring_thread::{Begin, Successor};
 
 /// What one guest may use.
 #[derive(Clone, Debug)]
@@ -167,6 +168,8 @@ pub struct Device {
     timelines: Timelines,
     closing: Vec<Closing>,
     summary: Summary,
+    successor: Option<Successor>,
+    lost: bool,
 }
 
 impl Device {
@@ -182,7 +185,19 @@ impl Device {
             timelines,
             closing: Vec::new(),
             summary: Summary::default(),
+            successor: None,
+            lost: false,
         }
+    }
+
+    /// Who takes over the rings of contexts that fail; for contexts that are created from now on.
+    pub fn set_successor(&mut self, successor: Successor) {
+        self.successor = Some(successor);
+    }
+
+    /// Answers every command of contexts that are created from now on with a lost device.
+    pub fn lose(&mut self) {
+        self.lost = true;
     }
 
     /// The bytes of a capset.
@@ -231,10 +246,13 @@ impl Device {
             features: self.config.wire_features,
             inline_uniform_blocks: !self.config.batched_descriptor_sets,
             as_upstream: self.config.as_upstream,
+            lost: self.lost,
         };
         let renderer = self.renderer.create_context(name, limits);
-        self.contexts
-            .insert(ctx_id, Context::new(ctx_id, name, renderer));
+        self.contexts.insert(
+            ctx_id,
+            Context::new(ctx_id, name, renderer, self.successor.clone()),
+        );
         self.summary.contexts += 1;
         tracing::debug!(ctx_id, ?name, "context created");
         Ok(())
@@ -386,7 +404,7 @@ impl Device {
                         res_id: resource_id,
                     });
                 }
-                context.start_ring(resource_id, &entry.resource, &self.config)
+                context.start_ring(resource_id, &entry.resource, &self.config, Begin::Anew)
             }
             Command::ContextPing { resource_id }
             | Command::ContextPingWithResponse { resource_id, .. } => context.ping(resource_id),
@@ -409,6 +427,20 @@ impl Device {
             Command::AcquireSync { .. } => Err(Error::Unsupported("external sync")),
             _ => Err(Error::Unsupported("new command")),
         }
+    }
+
+    /// Takes the place of a host that has died at the ring in a resource.
+    pub fn take_over_ring(&mut self, ctx_id: u32, res_id: u32) -> Result<(), Error> {
+        let context = self
+            .contexts
+            .get_mut(&ctx_id)
+            .ok_or(Error::NoContext(ctx_id))?;
+        let entry = self
+            .resources
+            .get(&res_id)
+            .filter(|entry| entry.attached.contains(&ctx_id))
+            .ok_or(Error::NotAttached { ctx_id, res_id })?;
+        context.start_ring(res_id, &entry.resource, &self.config, Begin::TakeOver)
     }
 
     /// Queues a fence behind everything submitted to `ring`; `done` may run before this returns.

@@ -26,11 +26,13 @@ pub mod capset;
 mod context;
 pub mod device;
 pub mod fence;
+pub mod link;
 pub mod listener;
 pub mod renderer;
 pub mod resource;
 pub mod ring_thread;
 pub mod supervisor;
+pub mod virtio_gpu;
 pub mod vmm;
 
 /// Why the device refused something.

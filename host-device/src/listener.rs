@@ -13,7 +13,7 @@ use rustix::net::{
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// A listening `SOCK_SEQPACKET` socket; its path goes when it is dropped.
+/// A listening socket; its path goes when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
@@ -26,12 +26,12 @@ impl Listener {
     /// Listens on `path`, for this user only.
     /// A socket that nobody listens on is replaced; `AddrInUse` when somebody does, and
     /// `AlreadyExists` when the path is something else.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub fn bind(path: &Path, kind: SocketType) -> io::Result<Self> {
         // Whoever replaces a socket in this directory holds its lock, so that two servers that start together do
         // not both find the path free.
         let _lock = lock_directory(path)?;
-        clear_stale(path)?;
-        let fd = seqpacket(SocketFlags::NONBLOCK)?;
+        clear_stale(path, kind)?;
+        let fd = socket(kind)?;
         bind(&fd, &SocketAddrUnix::new(path)?)?;
         // Nobody can connect before `listen`.
         chmodat(
@@ -90,7 +90,7 @@ fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Removes the socket of a server that is gone.
-fn clear_stale(path: &Path) -> io::Result<()> {
+fn clear_stale(path: &Path, kind: SocketType) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -102,7 +102,7 @@ fn clear_stale(path: &Path) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    let probe = seqpacket(SocketFlags::NONBLOCK)?;
+    let probe = socket(kind)?;
     match connect(&probe, &SocketAddrUnix::new(path)?) {
         Err(rustix::io::Errno::CONNREFUSED) => std::fs::remove_file(path),
         Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -114,13 +114,9 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn seqpacket(flags: SocketFlags) -> io::Result<OwnedFd> {
-    Ok(socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC | flags,
-        None,
-    )?)
+fn socket(kind: SocketType) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, kind, flags, None)?)
 }
 
 #[cfg(test)]
@@ -129,12 +125,16 @@ mod tests {
 
     use super::*;
 
+    fn bind_there(path: &Path) -> io::Result<Listener> {
+        Listener::bind(path, SocketType::SEQPACKET)
+    }
+
     #[test]
     fn a_live_socket_is_not_stolen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let first = Listener::bind(&path).unwrap();
-        let error = Listener::bind(&path).unwrap_err();
+        let first = bind_there(&path).unwrap();
+        let error = bind_there(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
         drop(first);
@@ -145,11 +145,11 @@ mod tests {
     fn a_stale_socket_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let dead = seqpacket(SocketFlags::empty()).unwrap();
+        let dead = socket(SocketType::SEQPACKET).unwrap();
         bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         drop(dead);
         assert!(path.exists());
-        let listener = Listener::bind(&path).unwrap();
+        let listener = bind_there(&path).unwrap();
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -162,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "precious").unwrap();
-        let error = Listener::bind(&path).unwrap_err();
+        let error = bind_there(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
@@ -171,9 +171,9 @@ mod tests {
     fn only_its_own_path_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let old = Listener::bind(&path).unwrap();
+        let old = bind_there(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let new = Listener::bind(&path).unwrap();
+        let new = bind_there(&path).unwrap();
         drop(old);
         assert!(path.exists());
         drop(new);

@@ -27,12 +27,14 @@ Examples:
   asgard doctor                         see whether everything is there
   asgard run -- vulkaninfo --summary    run one program on the renderer
   asgard serve --kumquat-socket /run/user/1000/asgard.sock
-  asgard run --connect /run/user/1000/asgard.sock -- vkcube";
+  asgard run --connect /run/user/1000/asgard.sock -- vkcube
+  asgard vm -- qemu-system-x86_64 -m 4G -drive file=debian.qcow2,if=virtio";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(cli::run::Args),
     Serve(cli::serve::Args),
+    Vm(cli::vm::Args),
     Doctor(cli::doctor::Args),
     /// Print a manual page: asgard's own, or that of a command
     Man {
@@ -49,6 +51,9 @@ enum Command {
     /// Serve one connection that arrives at the standard input; `asgard` starts it by itself
     #[command(hide = true)]
     Worker(cli::worker::Args),
+    /// Serve one virtual machine; `asgard` starts it by itself
+    #[command(hide = true)]
+    Front(cli::front::Args),
     /// Load the Vulkan driver and describe it in JSON; a process of its own, as it may crash
     #[command(hide = true)]
     Probe,
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
     cli::log(cli.verbose);
     let done = match cli.command {
         Command::Run(args) => cli::run::main(args, cli.verbose),
+        Command::Vm(args) => cli::vm::main(args, cli.verbose),
         Command::Serve(args) => cli::serve::main(&args, cli.verbose),
         Command::Doctor(args) => cli::doctor::main(&args),
         Command::Man { command } => cli::manual(Cli::command(), command.as_deref()),
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker(args) => cli::worker::main(&args),
+        Command::Front(args) => cli::front::main(&args),
         Command::Probe => cli::worker::probe(),
     };
     done.unwrap_or_else(|error| {

@@ -50,15 +50,19 @@ const FORMAT_R8: u32 = 64;
 impl Shape {
     /// Bytes from one row to the next.
     pub fn row_bytes(&self) -> u64 {
-        let texel = if self.format == FORMAT_R8 || self.target == 0 {
-            1
-        } else {
-            4
-        };
         if self.stride != 0 {
             u64::from(self.stride)
         } else {
-            u64::from(self.width).saturating_mul(texel)
+            u64::from(self.width).saturating_mul(self.texel_bytes().into())
+        }
+    }
+
+    /// Bytes of one texel.
+    pub fn texel_bytes(&self) -> u32 {
+        if self.format == FORMAT_R8 || self.target == 0 {
+            1
+        } else {
+            4
         }
     }
 

@@ -16,9 +16,31 @@ use crate::device::{Config, Summary};
 use crate::renderer::{self, Context, Replies, Stream};
 use crate::resource::Resource;
 
+/// Somebody who takes the host's place at the rings of a context that has failed, and is told why it did.
+///
+/// Without one its rings are marked as failed, which a guest on this machine understands.
+#[derive(Clone)]
+pub struct Successor(pub Arc<dyn Fn(&str) + Send + Sync>);
+
+impl std::fmt::Debug for Successor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Successor")
+    }
+}
+
+/// How a thread comes to its ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It initialises the ring.
+    Anew,
+    /// It takes the place of another process that has died.
+    TakeOver,
+}
+
 /// What the rings of one context did, and how to reach them.
 #[derive(Debug, Default)]
 pub struct Rings {
+    successor: Option<Successor>,
     /// Of running threads.
     doorbells: Mutex<HashMap<u64, Doorbell>>,
     started: AtomicU64,
@@ -31,6 +53,14 @@ pub struct Rings {
 }
 
 impl Rings {
+    /// Nothing yet.
+    pub(crate) fn new(successor: Option<Successor>) -> Self {
+        Self {
+            successor,
+            ..Self::default()
+        }
+    }
+
     /// Counts a ping that came as a message.
     pub(crate) fn pinged(&self) {
         self.pings.fetch_add(1, Ordering::Relaxed);
@@ -85,7 +115,7 @@ pub(crate) struct RingThread {
 }
 
 impl RingThread {
-    /// Initialises the ring in this memory, and starts its thread.
+    /// Starts a thread for the ring in this memory.
     pub(crate) fn start(
         ctx_id: u32,
         res_id: u32,
@@ -93,6 +123,7 @@ impl RingThread {
         config: &Config,
         context: &Arc<dyn Context>,
         rings: &Arc<Rings>,
+        begin: Begin,
     ) -> Result<Self, Error> {
         let size = layout::blob_size(config.buffer_size);
         if resource.size() < size as u64 {
@@ -106,16 +137,22 @@ impl RingThread {
             buffer_size: config.buffer_size,
             flush_interval: config.flush_interval,
         };
-        let mut channel = HostChannel::new(Arc::new(memory), host_config)?;
+        let memory = Arc::new(memory);
+        let (mut channel, owed) = match begin {
+            Begin::Anew => (HostChannel::new(memory, host_config)?, Vec::new()),
+            Begin::TakeOver => HostChannel::take_over(memory, host_config)?,
+        };
         if config.as_upstream {
             channel = channel.plain();
         }
         let doorbell = channel.doorbell();
         let number = rings.started.fetch_add(1, Ordering::Relaxed);
         rings.doorbells.lock().insert(number, doorbell.clone());
+        let mut stream = context.open_stream();
+        stream.input().extend_from_slice(&owed);
         let mut worker = Worker {
             channel,
-            stream: context.open_stream(),
+            stream,
             context: Arc::clone(context),
             rings: Arc::clone(rings),
             number,
@@ -165,6 +202,9 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
+        if !self.stream.input().is_empty() && !self.execute() {
+            return;
+        }
         loop {
             match self.channel.recv(self.stream.input()) {
                 Ok(0) => match self.channel.wait(self.spin) {
@@ -172,8 +212,7 @@ impl Worker {
                     Wake::Stopped | Wake::Exited => break,
                 },
                 Ok(_) => {
-                    if let Err(error) = self.stream.run(&mut Sender(&mut self.channel)) {
-                        self.lost(&error.to_string());
+                    if !self.execute() {
                         break;
                     }
                 }
@@ -185,6 +224,23 @@ impl Worker {
             }
         }
         if self.context.error().is_some() {
+            self.fail();
+        }
+    }
+
+    /// Executes what was received; false when that was the end of the stream.
+    #[inline]
+    fn execute(&mut self) -> bool {
+        if let Err(error) = self.stream.run(&mut Sender(&mut self.channel)) {
+            self.lost(&error.to_string());
+            return false;
+        }
+        self.channel.settle(self.stream.input().len());
+        true
+    }
+
+    fn fail(&mut self) {
+        if self.rings.successor.is_none() {
             self.channel.fail();
         }
     }
@@ -192,8 +248,11 @@ impl Worker {
     /// This stream is lost, and if the context is dead, its other streams are too.
     fn lost(&mut self, why: &str) {
         tracing::debug!("stream lost: {}", why.escape_debug());
-        self.channel.fail();
+        self.fail();
         if self.context.error().is_some() {
+            if let Some(Successor(tell)) = &self.rings.successor {
+                tell(why);
+            }
             self.rings.stop_all();
         }
     }

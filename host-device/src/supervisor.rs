@@ -1,5 +1,8 @@
 //! One worker process per connection.
 //!
+//! A connection is a guest process without a virtual machine, or one context of a virtual machine. The machine itself
+//! is served by a process that loads no driver, its *front*, which asks here for a worker for each context.
+//!
 //! The supervisor listens, and hands each connection to a process of its own; it never reads a
 //! byte from a guest itself.
 //! A guest that brings the host's Vulkan driver down kills its own worker and nothing else, and
@@ -19,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use asgard_asg::kumquat::{Packet, Socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::SocketFlags;
+use rustix::net::{SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,29 @@ const MAX_ATTEMPTS: u32 = 3;
 /// Longer error texts are cut, so that a report fits a packet.
 const MAX_ERROR_TEXT: usize = 2048;
 
+/// What the supervisor tells a process, with the connection that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Serve a guest process: [`crate::vmm::kumquat`].
+    Process,
+    /// Serve a context of a virtual machine: [`crate::vmm::linked`].
+    Context,
+    /// Be the front of a virtual machine: [`crate::vmm::vhost_user`].
+    Machine {
+        /// Of the Vulkan driver that the workers have loaded.
+        color_buffer_memory_index: u32,
+    },
+}
+
+/// Who connects to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guests {
+    /// Guest processes.
+    Processes,
+    /// Machine monitors.
+    Machines,
+}
+
 /// What a worker tells its supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
@@ -42,7 +68,11 @@ pub enum Report {
     Ready {
         /// The Vulkan device that guests get.
         device: String,
+        /// Capset field `colorBufferMemoryIndex`.
+        color_buffer_memory_index: u32,
     },
+    /// A front wants a worker for a context; the connection rides along.
+    Context,
     /// It has taken its connection over.
     Serving,
     /// The connection is over, or the worker could not start.
@@ -60,6 +90,11 @@ impl Report {
         control.send(&serde_json::to_vec(self)?, &[])
     }
 
+    /// The same, with a connection.
+    pub fn send_with(&self, control: &Socket, connection: BorrowedFd<'_>) -> io::Result<()> {
+        control.send(&serde_json::to_vec(self)?, &[connection])
+    }
+
     /// The report of a connection that is over.
     pub fn ended(summary: Summary, error: Option<String>) -> Self {
         let error = error.map(|text| text.chars().take(MAX_ERROR_TEXT / 4).collect());
@@ -72,9 +107,11 @@ impl Report {
 pub struct Options {
     /// The worker's arguments; the program is this executable.
     pub worker_args: Vec<OsString>,
+    /// A front's.
+    pub front_args: Vec<OsString>,
     /// Environment changes for workers: a value, or removal.
     pub worker_env: Vec<(OsString, Option<OsString>)>,
-    /// Connections at a time.
+    /// Guest processes, and virtual machines, at a time.
     pub max_connections: usize,
     /// At the end, how long connections may take to end by themselves.
     pub linger: Duration,
@@ -94,8 +131,9 @@ pub struct Totals {
 /// Listens on a socket and runs the workers.
 #[derive(Debug)]
 pub struct Supervisor {
-    listener: Listener,
+    listeners: Vec<(Listener, Guests)>,
     options: Options,
+    color_buffer_memory_index: u32,
     workers: Vec<Worker>,
     totals: Totals,
     stopping: bool,
@@ -105,22 +143,47 @@ pub struct Supervisor {
 #[derive(Clone, Copy)]
 enum Source {
     Stop,
-    Listener,
+    Listener(usize),
     Control(usize),
     Exit(usize),
 }
 
 impl Supervisor {
-    /// Listens on `path`; see [`Listener::bind`].
-    pub fn bind(path: &Path, options: Options) -> io::Result<Self> {
-        let listener = Listener::bind(path)?;
-        Ok(Self {
-            listener,
+    /// Without any socket yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            listeners: Vec::new(),
             options,
+            color_buffer_memory_index: u32::MAX,
             workers: Vec::new(),
             totals: Totals::default(),
             stopping: false,
-        })
+        }
+    }
+
+    /// Listens on `path`; see [`Listener::bind`].
+    pub fn listen(&mut self, path: &Path, guests: Guests) -> io::Result<()> {
+        let kind = match guests {
+            Guests::Processes => SocketType::SEQPACKET,
+            Guests::Machines => SocketType::STREAM,
+        };
+        self.listeners.push((Listener::bind(path, kind)?, guests));
+        Ok(())
+    }
+
+    /// Serves a connection that exists already.
+    pub fn adopt(&mut self, connection: &OwnedFd, guests: Guests) -> io::Result<()> {
+        self.totals.connections += 1;
+        self.hand_over(connection, self.order_for(guests), 1)
+    }
+
+    fn order_for(&self, guests: Guests) -> Order {
+        match guests {
+            Guests::Processes => Order::Process,
+            Guests::Machines => Order::Machine {
+                color_buffer_memory_index: self.color_buffer_memory_index,
+            },
+        }
     }
 
     /// Starts the spare worker and waits until it has loaded the driver; returns the device's name.
@@ -129,9 +192,12 @@ impl Supervisor {
         loop {
             match self.workers.first() {
                 Some(Worker {
-                    device: Some(device),
+                    device: Some((device, color_buffer_memory_index)),
                     ..
-                }) => return Ok(device.clone()),
+                }) => {
+                    self.color_buffer_memory_index = *color_buffer_memory_index;
+                    return Ok(device.clone());
+                }
                 Some(Worker {
                     error: Some(error), ..
                 }) => return Err(io::Error::other(error.clone())),
@@ -152,11 +218,19 @@ impl Supervisor {
         Ok(self.totals)
     }
 
+    /// Serves until `stop` is readable or hung up, or the last virtual machine is gone.
+    pub fn run_machines(mut self, stop: BorrowedFd<'_>) -> io::Result<Totals> {
+        let is_front = |worker: &Worker| matches!(worker.order, Some(Order::Machine { .. }));
+        while self.workers.iter().any(is_front) && !self.wait(Some(stop), None)? {}
+        self.shut_down()?;
+        Ok(self.totals)
+    }
+
     /// Ends the spare at once. The others may end first because their guests did; then they are
     /// asked, then killed.
     fn shut_down(&mut self) -> io::Result<()> {
         self.stopping = true;
-        self.workers.retain(|worker| worker.serving);
+        self.workers.retain(|worker| !worker.is_spare());
         let steps = [
             (None, self.options.linger),
             (Some(Signal::TERM), GRACE),
@@ -198,7 +272,9 @@ impl Supervisor {
         };
         if let Some(stop) = stop {
             add(Source::Stop, stop);
-            add(Source::Listener, self.listener.as_fd());
+            for (index, (listener, _)) in self.listeners.iter().enumerate() {
+                add(Source::Listener(index), listener.as_fd());
+            }
         }
         for (index, worker) in self.workers.iter().enumerate() {
             if let Some(control) = &worker.control {
@@ -224,19 +300,24 @@ impl Supervisor {
             match source {
                 Source::Exit(index) => self.bury(index),
                 Source::Control(index) => {
-                    if let Some(worker) = self.workers.get_mut(index) {
-                        worker.hear();
+                    let heard = self.workers.get_mut(index).map(Worker::hear);
+                    if let Some(Heard::Context(connection)) = heard {
+                        self.begin(&connection, Order::Context);
                     }
                 }
-                Source::Listener => self.accept(),
+                Source::Listener(index) => self.accept(index),
                 Source::Stop => stopped = true,
             }
         }
         Ok(stopped)
     }
 
-    fn accept(&mut self) {
-        let connection = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+    fn accept(&mut self, index: usize) {
+        let Some((listener, guests)) = self.listeners.get(index) else {
+            return;
+        };
+        let order = self.order_for(*guests);
+        let connection = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(connection) => connection,
             Err(
                 rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR,
@@ -248,14 +329,19 @@ impl Supervisor {
                 return;
             }
         };
-        let serving = self.workers.iter().filter(|worker| worker.serving).count();
+        let counts = |worker: &&Worker| worker.order.is_some_and(|order| order != Order::Context);
+        let serving = self.workers.iter().filter(counts).count();
         if serving >= self.options.max_connections {
             tracing::warn!("refused a connection: {serving} are open, and that is the limit");
             return;
         }
         self.totals.connections += 1;
-        if let Err(error) = self.hand_over(&connection, 1) {
-            tracing::error!("cannot start a renderer process: {error}");
+        self.begin(&connection, order);
+    }
+
+    fn begin(&mut self, connection: &OwnedFd, order: Order) {
+        if let Err(error) = self.hand_over(connection, order, 1) {
+            tracing::error!("cannot start a process for a guest: {error}");
             return;
         }
         if let Err(error) = self.start_worker() {
@@ -263,10 +349,11 @@ impl Supervisor {
         }
     }
 
-    /// Gives the connection to the spare worker, or to a new one; for the `attempt`-th time.
-    fn hand_over(&mut self, connection: &OwnedFd, attempt: u32) -> io::Result<()> {
-        while let Some(spare) = self.workers.iter_mut().find(|worker| worker.is_spare()) {
-            match spare.serve(connection, attempt) {
+    /// Gives the connection to the spare worker, or to a new process; for the `attempt`-th time.
+    fn hand_over(&mut self, connection: &OwnedFd, order: Order, attempt: u32) -> io::Result<()> {
+        let front = matches!(order, Order::Machine { .. });
+        while !front && let Some(spare) = self.workers.iter_mut().find(|worker| worker.is_spare()) {
+            match spare.serve(connection, order, attempt) {
                 Ok(()) => return Ok(()),
                 // It is dead and will be buried soon.
                 Err(error) => {
@@ -274,15 +361,25 @@ impl Supervisor {
                 }
             }
         }
-        let mut worker = Worker::start(&self.options)?;
-        let served = worker.serve(connection, attempt);
+        let args = if front {
+            &self.options.front_args
+        } else {
+            &self.options.worker_args
+        };
+        let mut worker = Worker::start(args, &self.options.worker_env)?;
+        let served = worker.serve(connection, order, attempt);
         self.workers.push(worker);
         served
     }
 
     fn start_worker(&mut self) -> io::Result<()> {
         if !self.workers.iter().any(Worker::is_spare) {
-            self.workers.push(Worker::start(&self.options)?);
+            let Options {
+                worker_args,
+                worker_env,
+                ..
+            } = &self.options;
+            self.workers.push(Worker::start(worker_args, worker_env)?);
         }
         Ok(())
     }
@@ -292,7 +389,7 @@ impl Supervisor {
             return;
         }
         let mut worker = self.workers.remove(index);
-        while worker.hear() {}
+        while !matches!(worker.hear(), Heard::Nothing) {}
         let id = worker.child.id();
         let how = match worker.child.wait() {
             Ok(status) => describe(status),
@@ -313,8 +410,8 @@ impl Supervisor {
         }
         // A worker that dies before it looks at its connection does so through no fault of the guest's.
         let again = worker.error.is_none() && worker.attempt < MAX_ATTEMPTS && !self.stopping;
-        if let (Some(connection), true) = (worker.untaken.take(), again)
-            && let Err(error) = self.hand_over(&connection, worker.attempt + 1)
+        if let (Some(connection), Some(order), true) = (worker.untaken.take(), worker.order, again)
+            && let Err(error) = self.hand_over(&connection, order, worker.attempt + 1)
         {
             tracing::error!("cannot start a renderer process: {error}");
         }
@@ -328,8 +425,10 @@ struct Worker {
     exited: OwnedFd,
     /// Gone when the worker closed its end.
     control: Option<Socket>,
-    device: Option<String>,
-    serving: bool,
+    /// The device's name, and the capset's memory type.
+    device: Option<(String, u32)>,
+    /// What it does; `None` for the spare.
+    order: Option<Order>,
     /// The connection, until the worker has it: afterwards its end must be the guest's to see.
     untaken: Option<OwnedFd>,
     /// How often the connection was handed over.
@@ -340,18 +439,18 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(options: &Options) -> io::Result<Self> {
+    fn start(args: &[OsString], env: &[(OsString, Option<OsString>)]) -> io::Result<Self> {
         let (control, theirs) = Socket::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("asgard")
-            .args(&options.worker_args)
+            .args(args)
             .stdin(Stdio::from(theirs.as_fd().try_clone_to_owned()?));
         // Drivers print; a guest program's own output must stay clean.
         command.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
         // A Ctrl-C in the terminal is for the program; its renderer has to outlive it.
         command.process_group(0);
-        for (name, value) in &options.worker_env {
+        for (name, value) in env {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -375,7 +474,7 @@ impl Worker {
             exited,
             control: Some(control),
             device: None,
-            serving: false,
+            order: None,
             untaken: None,
             attempt: 0,
             clean: false,
@@ -385,16 +484,16 @@ impl Worker {
     }
 
     fn is_spare(&self) -> bool {
-        !self.serving
+        self.order.is_none()
     }
 
     /// Sends it the connection. It may still be loading its driver: the socket keeps the message.
-    fn serve(&mut self, connection: &OwnedFd, attempt: u32) -> io::Result<()> {
-        self.serving = true;
+    fn serve(&mut self, connection: &OwnedFd, order: Order, attempt: u32) -> io::Result<()> {
+        self.order = Some(order);
         self.attempt = attempt;
         let control = self.control.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         tracing::info!(worker = self.child.id(), "a guest connected");
-        control.send(b"serve", &[connection.as_fd()])?;
+        control.send(&serde_json::to_vec(&order)?, &[connection.as_fd()])?;
         self.untaken = Some(connection.try_clone()?);
         Ok(())
     }
@@ -406,9 +505,9 @@ impl Worker {
     }
 
     /// Takes one report, if there is one. What a worker says is not trusted more than its guest.
-    fn hear(&mut self) -> bool {
+    fn hear(&mut self) -> Heard {
         let Some(control) = &self.control else {
-            return false;
+            return Heard::Nothing;
         };
         // Never waits: a child of the driver's may hold the worker's end open after its death.
         let mut fds = [PollFd::new(control, PollFlags::IN)];
@@ -421,14 +520,14 @@ impl Worker {
         )
         .is_ok_and(|due| due > 0)
         {
-            return false;
+            return Heard::Nothing;
         }
         let mut packet = Packet::default();
         match control.recv(&mut packet) {
             Ok(true) => {}
             Ok(false) => {
                 self.control = None;
-                return false;
+                return Heard::Nothing;
             }
             Err(error) => {
                 tracing::warn!(
@@ -436,11 +535,20 @@ impl Worker {
                     "cannot read a renderer process's report: {error}"
                 );
                 self.control = None;
-                return false;
+                return Heard::Nothing;
             }
         }
         match serde_json::from_slice(&packet.bytes) {
-            Ok(Report::Ready { device }) => self.device = Some(device),
+            Ok(Report::Ready {
+                device,
+                color_buffer_memory_index,
+            }) => self.device = Some((device, color_buffer_memory_index)),
+            Ok(Report::Context) => {
+                let front = matches!(self.order, Some(Order::Machine { .. }));
+                if let (true, Some(connection)) = (front, packet.fds.pop()) {
+                    return Heard::Context(connection);
+                }
+            }
             Ok(Report::Serving) => self.untaken = None,
             Ok(Report::Ended { summary, error }) => {
                 self.clean = error.is_none();
@@ -449,8 +557,16 @@ impl Worker {
             }
             Err(error) => tracing::warn!(worker = self.child.id(), "unreadable report: {error}"),
         }
-        true
+        Heard::Something
     }
+}
+
+/// What came of listening to a process.
+enum Heard {
+    Nothing,
+    Something,
+    /// It wants a worker for this.
+    Context(OwnedFd),
 }
 
 impl Drop for Worker {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use asgard_host_device::renderer::Features;
-use asgard_host_device::supervisor::{Supervisor, Totals};
+use asgard_host_device::supervisor::{Guests, Supervisor, Totals};
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -75,11 +75,11 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
 
     let server = match &args.connect {
         Some(_) => None,
-        None => Some(Server::start(&args.device, verbose)?),
+        None => Some(serve_privately(&args.device, verbose)?),
     };
     let socket = match (&args.connect, &server) {
         (Some(path), _) => std::path::absolute(path)?,
-        (None, Some(server)) => server.socket.clone(),
+        (None, Some((_, socket, _))) => socket.clone(),
         (None, None) => bail!("no server"),
     };
 
@@ -88,8 +88,7 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
     environment::prepare_guest(&mut command, &icd, preload.as_deref(), &socket);
     let started = Instant::now();
     // From here on, so that no signal is lost.
-    let signals =
-        Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).context("cannot handle signals")?;
+    let signals = signals()?;
     let code = match command.spawn() {
         Ok(child) => supervise(child, signals)?,
         Err(error) => {
@@ -101,7 +100,7 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
             }
         }
     };
-    if let Some(server) = server {
+    if let Some((server, ..)) = server {
         let (device, totals) = server.stop()?;
         if !args.quiet {
             eprintln!("{}", summary(&device, &totals, started.elapsed()));
@@ -133,8 +132,13 @@ fn guest_driver(args: &Args, dir: &Path) -> anyhow::Result<(Icd, Option<PathBuf>
     Ok((icd, Some(preload)))
 }
 
+/// Those that end programs, from now on.
+pub(super) fn signals() -> anyhow::Result<Signals> {
+    Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).context("cannot handle signals")
+}
+
 /// Waits for the program; signals to this process go to it.
-fn supervise(mut child: Child, signals: Signals) -> anyhow::Result<u8> {
+pub(super) fn supervise(mut child: Child, signals: Signals) -> anyhow::Result<u8> {
     let forwarding = forward_signals(&child, signals);
     let status = child.wait().context("cannot wait for the program")?;
     if let Ok((handle, thread)) = forwarding {
@@ -178,40 +182,28 @@ fn in_foreground() -> bool {
     })
 }
 
-/// A supervisor on a thread, listening in a directory of its own.
-struct Server {
-    socket: PathBuf,
+/// A supervisor on a thread.
+pub(super) struct Server {
     device: String,
     stop: UnixStream,
     thread: JoinHandle<io::Result<Totals>>,
-    /// Removed at the end.
-    _dir: tempfile::TempDir,
 }
 
 impl Server {
-    fn start(device: &DeviceArgs, verbose: u8) -> anyhow::Result<Self> {
-        let dir = private_dir().context("cannot make a directory for the socket")?;
-        let socket = dir.path().join("kumquat");
-        let options = device.supervisor_options(1024, Duration::from_secs(5), verbose);
-        let mut supervisor = Supervisor::bind(&socket, options).context("cannot listen")?;
-        let device = supervisor
-            .warm_up()
-            .context("cannot start the renderer (`asgard doctor` may know why)")?;
+    pub(super) fn start(supervisor: Supervisor, device: String) -> anyhow::Result<Self> {
         let (stop, stopped) = UnixStream::pair()?;
         let thread = std::thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn(move || supervisor.run(stopped.as_fd()))?;
         Ok(Self {
-            socket,
             device,
             stop,
             thread,
-            _dir: dir,
         })
     }
 
     /// Ends the server once the program's connections have ended, with some patience.
-    fn stop(self) -> anyhow::Result<(String, Totals)> {
+    pub(super) fn stop(self) -> anyhow::Result<(String, Totals)> {
         drop(self.stop);
         let totals = self
             .thread
@@ -219,6 +211,23 @@ impl Server {
             .map_err(|_| anyhow!("the server panicked"))??;
         Ok((self.device, totals))
     }
+}
+
+/// A server for guest processes on a socket of its own, in a directory that is removed at the end.
+fn serve_privately(
+    device: &DeviceArgs,
+    verbose: u8,
+) -> anyhow::Result<(Server, PathBuf, tempfile::TempDir)> {
+    let dir = private_dir().context("cannot make a directory for the socket")?;
+    let socket = dir.path().join("kumquat");
+    let options = device.supervisor_options(1024, Duration::from_secs(5), verbose);
+    let mut supervisor = Supervisor::new(options);
+    let listening = supervisor.listen(&socket, Guests::Processes);
+    listening.context("cannot listen")?;
+    let device = supervisor
+        .warm_up()
+        .context("cannot start the renderer (`asgard doctor` may know why)")?;
+    Ok((Server::start(supervisor, device)?, socket, dir))
 }
 
 /// A directory that only this user can enter, with a path short enough for a socket.

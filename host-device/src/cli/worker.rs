@@ -1,7 +1,7 @@
 //! The process that serves one connection; see `supervisor`.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use asgard_host_device::device::{Device, Summary};
 use asgard_host_device::renderer::null::Null;
 use asgard_host_device::renderer::vulkan::Vulkan;
 use asgard_host_device::renderer::{self, Renderer};
-use asgard_host_device::supervisor::Report;
-use asgard_host_device::vmm::kumquat;
+use asgard_host_device::supervisor::{Order, Report};
+use asgard_host_device::vmm::{kumquat, linked};
 use rustix::process::{
     Resource, Rlimit, Signal, getpid, getrlimit, kill_process, set_parent_process_death_signal,
     setrlimit,
@@ -41,22 +41,20 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     };
     Report::Ready {
         device: renderer.describe().device,
+        color_buffer_memory_index: renderer.color_buffer_memory_index(),
     }
     .send(&control)?;
 
-    let mut packet = Packet::default();
-    if !control
-        .recv(&mut packet)
-        .context("cannot hear the supervisor")?
-    {
+    let Some((order, connection)) = order(&control)? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let Some(connection) = packet.fds.pop() else {
-        bail!("the supervisor sent no connection")
     };
-    Report::Serving.send(&control)?;
-    let device = Device::new(renderer, args.device.config());
-    let outcome = kumquat::serve(Socket::from(connection), device);
+    let connection = Socket::from(connection);
+    let config = args.device.config();
+    let outcome = match order {
+        Order::Process => kumquat::serve(connection, Device::new(renderer, config)),
+        Order::Context => linked::serve(connection, renderer, config),
+        Order::Machine { .. } => bail!("a renderer process is no front"),
+    };
     let mut error = outcome.fault.map(|fault| fault.to_string());
     if outcome.stuck {
         error
@@ -69,6 +67,22 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         kill_process(getpid(), Signal::KILL)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for what to do; `None` when the supervisor has no work any more.
+pub(super) fn order(control: &Socket) -> anyhow::Result<Option<(Order, OwnedFd)>> {
+    let mut packet = Packet::default();
+    if !control
+        .recv(&mut packet)
+        .context("cannot hear the supervisor")?
+    {
+        return Ok(None);
+    }
+    let order = serde_json::from_slice(&packet.bytes).context("the supervisor sent no order")?;
+    let connection = packet.fds.pop();
+    let connection = connection.context("the supervisor sent no connection")?;
+    Report::Serving.send(control)?;
+    Ok(Some((order, connection)))
 }
 
 /// Describes the renderer on the standard output.
@@ -90,7 +104,7 @@ fn load(
 }
 
 /// The supervisor's socket is our standard input, which no program inherits by accident.
-fn control_socket() -> anyhow::Result<Socket> {
+pub(super) fn control_socket() -> anyhow::Result<Socket> {
     let stdin = io::stdin();
     match rustix::net::sockopt::socket_type(&stdin) {
         Ok(rustix::net::SocketType::SEQPACKET) => {}
@@ -100,7 +114,7 @@ fn control_socket() -> anyhow::Result<Socket> {
 }
 
 /// A guest may crash this process at will: that must not fill the disk. Every resource is a file descriptor.
-fn confine() {
+pub(super) fn confine() {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),

@@ -13,9 +13,10 @@ use std::time::Duration;
 use asgard_asg::kumquat as wire;
 use asgard_asg::kumquat::{Packet, Request, Response, Socket};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 
-use crate::device::{BlobRequest, Device, Summary};
+use super::{Fault, Outcome, watch_for_hangup};
+use crate::device::{BlobRequest, Device};
 use crate::fence::{Ring, Task};
 use crate::resource::{Origin, Resource, Shape};
 use crate::{Error, capset};
@@ -23,45 +24,8 @@ use crate::{Error, capset};
 /// How long contexts get to end when the guest is gone.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long the whole process gets.
-const LAST_PATIENCE: Duration = Duration::from_secs(15);
-
 /// Fences that one submission may wait for.
 const MAX_IN_FENCES: usize = 64;
-
-/// Why a connection ended before the guest closed it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Fault {
-    /// A packet that cannot be read.
-    #[error("malformed packet: {0}")]
-    Packet(#[from] wire::Error),
-    /// A packet that is too large or carries too many descriptors.
-    #[error("oversized packet")]
-    Oversized,
-    /// A request that cannot be obeyed and has no reply to say so.
-    #[error("{request}: {error}")]
-    Request {
-        /// Which request.
-        request: &'static str,
-        /// What is wrong with it.
-        error: Error,
-    },
-    /// The socket failed.
-    #[error("socket: {0}")]
-    Socket(io::Error),
-}
-
-/// What the connection came to.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What went through.
-    pub summary: Summary,
-    /// Why it ended, unless the guest just left.
-    pub fault: Option<Fault>,
-    /// Some threads are stuck in the driver: the process should end without further ado.
-    pub stuck: bool,
-}
 
 /// Serves one guest until it leaves or makes a mistake. The process is there for this guest alone: it
 /// is killed when it outlives it for long.
@@ -91,24 +55,6 @@ pub fn attend(socket: Socket, device: Device) -> Outcome {
         fault,
         stuck: !complete,
     }
-}
-
-/// A guest may leave while some thread of ours is stuck (in the driver, or in a descriptor of the
-/// guest's): the process must not outlive it for long.
-fn watch_for_hangup(socket: &Socket) -> io::Result<()> {
-    let fd = socket.as_fd().try_clone_to_owned()?;
-    let watch = move || {
-        let mut fds = [PollFd::new(&fd, PollFlags::empty())];
-        while poll(&mut fds, None).is_err() {}
-        std::thread::sleep(LAST_PATIENCE);
-        tracing::error!("the guest left, and its renderer did not end in time");
-        let _ =
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    };
-    std::thread::Builder::new()
-        .name("watchdog".to_owned())
-        .spawn(watch)?;
-    Ok(())
 }
 
 /// Fences that are not signalled yet, and what waits for them.

@@ -320,17 +320,21 @@ impl Client {
 
     /// A blob with a consumer on it, mapped.
     pub(crate) fn ring(&self, ctx_id: u32) -> (u32, Arc<Mapping>) {
-        let (res_id, fd) = self.blob(ctx_id, 0, RING_BYTES as u64);
-        let (answer, fences) = self.submit(
-            ctx_id,
-            None,
-            Submitted::ContextCreate {
-                resource_id: res_id,
-            },
-        );
+        self.try_ring(ctx_id).expect("no ring")
+    }
+
+    /// The same, unless the server refuses.
+    pub(crate) fn try_ring(&self, ctx_id: u32) -> Option<(u32, Arc<Mapping>)> {
+        let (resource_id, fd) = self.blob(ctx_id, 0, RING_BYTES as u64);
+        let (answer, fences) = self.submit(ctx_id, None, Submitted::ContextCreate { resource_id });
+        if let Answer::Errno(_) = answer {
+            self.detach(ctx_id, resource_id);
+            return None;
+        }
         assert!(matches!(answer, Answer::Fence(_)), "{answer:?}");
         assert!(readable_within(&fences[0], PATIENCE));
-        (res_id, Arc::new(Mapping::map(&fd, 0, RING_BYTES).unwrap()))
+        let memory = Mapping::map(&fd, 0, RING_BYTES).unwrap();
+        Some((resource_id, Arc::new(memory)))
     }
 
     pub(crate) fn detach(&self, ctx_id: u32, resource_id: u32) {
