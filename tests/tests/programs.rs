@@ -1,6 +1,7 @@
 //! Programs that we did not write, through the stock driver and through ours.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use asgard_tests::require::require;
@@ -188,6 +189,37 @@ fn vulkaninfo_through_our_own_driver_differs_only_as_intended() {
     if require(&["mesa", "asgard", "vulkaninfo"]) {
         differs_only_as_intended(Stack::Asgard, OWN_DIFFERS);
     }
+}
+
+#[test]
+fn every_extension_that_our_own_driver_does_not_show_has_a_reason() {
+    if !require(&["mesa", "asgard"]) {
+        return;
+    }
+    let mut command = Command::new(via::asgard().expect("asgard"));
+    command.args(["doctor", "--extensions"]);
+    let table = via::run(command, LIMIT)
+        .and_then(via::Finished::success)
+        .expect("a table")
+        .stdout;
+    let rows = table.lines().filter(|line| line.starts_with("VK_"));
+    let (mut both, mut hidden) = (0, 0);
+    for row in rows {
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        match cells[1..] {
+            ["yes", "yes"] => both += 1,
+            ["yes", "-", ..] => {
+                assert!(
+                    cells.len() > 4 && !row.contains("no reason is known"),
+                    "{row}"
+                );
+                hidden += 1;
+            }
+            ["-", "yes", ..] => {}
+            _ => panic!("a row that is no row: {row}"),
+        }
+    }
+    assert!(both > 100 && hidden < both / 10, "{table}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `asgard doctor`: what is there, what is missing, and what mends it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -28,9 +29,9 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// List the device extensions of the host's driver: those that guests see, and why the others are hidden
+    /// List device extensions: native, through our guest driver, and why they differ
     ///
-    /// A guest driver may show fewer: Mesa's has a list of its own.
+    /// Mesa's guest driver shows fewer: it has a list of its own.
     #[arg(long, conflicts_with = "json")]
     extensions: bool,
 }
@@ -85,8 +86,10 @@ impl Finding {
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.extensions {
-        let host = probe().map_err(anyhow::Error::msg)?;
-        io::stdout().write_all(extension_table(&host).as_bytes())?;
+        let native = probe(Way::Native).map_err(anyhow::Error::msg)?;
+        let ours = probe(Way::Guest)
+            .map_err(|why| anyhow::anyhow!("our guest driver does not answer: {why}"))?;
+        io::stdout().write_all(extension_table(&native, &ours).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let findings = examine();
@@ -110,24 +113,41 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn extension_table(host: &Description) -> String {
-    let all = &host.extensions;
-    let shown = all.iter().filter(|(_, hidden)| hidden.is_none()).count();
+/// One line for each device extension: whether the host's driver has it, whether our guest driver shows it, and
+/// why the two differ.
+fn extension_table(native: &Description, ours: &Description) -> String {
+    let shown: BTreeSet<&str> = ours.extensions.iter().map(|(name, _)| &**name).collect();
+    let hidden: BTreeMap<&str, Option<&str>> = native
+        .extensions
+        .iter()
+        .map(|(name, why)| (&**name, why.as_deref()))
+        .collect();
+    let all: BTreeSet<&str> = shown.iter().chain(hidden.keys()).copied().collect();
+    let mark = |there: bool| if there { "yes" } else { "-" };
     let mut text = format!(
-        "{}: guests see {shown} of {} device extensions\n\n",
-        host.device,
-        all.len()
+        "{}: {} device extensions natively, {} through our guest driver\n\n{:48} native ours  reason\n",
+        native.device,
+        hidden.len(),
+        shown.len(),
+        "extension"
     );
-    for (name, hidden) in all {
-        let vm = asgard_decoder::VM_EXTENSIONS
-            .iter()
-            .find(|(n, _)| n == name);
-        let line = match (hidden, vm) {
-            (None, None) => format!("✓ {name}\n"),
-            (None, Some((_, why))) => format!("✓ {name:48} but not by our driver: {why}\n"),
-            (Some(why), _) => format!("· {name:48} {why}\n"),
+    for name in all {
+        let reason = match (hidden.get(name), shown.contains(name)) {
+            (Some(_), true) => "",
+            (None, _) => "made by the guest driver itself",
+            (Some(Some(why)), false) => why,
+            (Some(None), false) => asgard_decoder::VM_EXTENSIONS
+                .iter()
+                .find(|(vm, _)| *vm == name)
+                .map_or("no reason is known: please report this", |(_, why)| why),
         };
-        text += &line;
+        let line = format!(
+            "{name:48} {:6} {:5} {reason}",
+            mark(hidden.contains_key(name)),
+            mark(shown.contains(name))
+        );
+        text += line.trim_end();
+        text.push('\n');
     }
     text
 }
@@ -307,7 +327,7 @@ fn loader() -> Finding {
 }
 
 fn host_driver() -> Vec<Finding> {
-    match probe() {
+    match probe(Way::Native) {
         Ok(description) => describe_host(&description),
         Err(why) => {
             vec![Finding::new("host driver", State::Missing, why).fix(environment::install_mesa())]
@@ -315,19 +335,36 @@ fn host_driver() -> Vec<Finding> {
     }
 }
 
-/// Loads the host's driver in a process of its own, because drivers may crash.
-fn probe() -> Result<Description, String> {
+/// Whose view of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The host's driver, as a worker loads it.
+    Native,
+    /// Our guest driver, as a program under `asgard run` loads it.
+    Guest,
+}
+
+/// Loads a driver in a process of its own, because drivers may crash.
+fn probe(way: Way) -> Result<Description, String> {
     let mut command = Command::new("/proc/self/exe");
+    if way == Way::Guest {
+        let itself = env::current_exe().map_err(|error| format!("cannot find itself: {error}"))?;
+        command
+            .args(["run", "--driver", "asgard", "--"])
+            .arg(itself);
+    }
     command
         .arg("probe")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    for (variable, value) in environment::of_workers() {
-        match value {
-            Some(value) => command.env(variable, value),
-            None => command.env_remove(variable),
-        };
+    if way == Way::Native {
+        for (variable, value) in environment::of_workers() {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
     }
     let mut child = match command.spawn() {
         Ok(child) => child,
