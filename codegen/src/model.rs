@@ -23,6 +23,8 @@ pub struct Field {
     pub counts: bool,
     /// A count that a driver reads unasked: it must be there.
     pub needed: bool,
+    /// Of a handle, or of each of an array: it must be one.
+    pub required: bool,
     /// Values with a meaning to siblings (selectors and conditions).
     pub picks: Vec<String>,
     /// The structure type that belongs here.
@@ -128,6 +130,8 @@ pub struct Command {
     pub guest_serves: bool,
     /// The guest driver chooses the id of what it creates, and need not wait.
     pub ahead: bool,
+    /// The guest driver answers that its feature is not there.
+    pub guest_absent: bool,
     /// A Vulkan driver knows it.
     pub native: bool,
     /// Upstream's host knows it.
@@ -641,6 +645,7 @@ impl<'a> Resolver<'a> {
                         out: false,
                         counts: false,
                         needed: false,
+                        required: false,
                         picks: Vec::new(),
                         stype: None,
                         selection: Vec::new(),
@@ -656,7 +661,9 @@ impl<'a> Resolver<'a> {
                     o.altlen.as_deref().or(o.len.as_deref()).is_some_and(|len| {
                         len.split(|c: char| !c.is_alphanumeric() && c != '_')
                             .any(|w| w == m.name)
-                    })
+                    }) || (self.policy.lengths)
+                        .get(&format!("{owner}.{}", o.name))
+                        .is_some_and(|(field, _)| *field == m.name)
                 });
             fields.push(Field {
                 name: m.name.clone(),
@@ -667,6 +674,7 @@ impl<'a> Resolver<'a> {
                 out: params && m.ptr > 0 && !m.konst,
                 counts,
                 needed: counts && m.needed,
+                required: self.required(owner, m, params)?,
                 picks: self.picks(owner, m, members),
                 stype: m.values.clone().filter(|_| m.name == "sType"),
                 selection: m
@@ -677,6 +685,24 @@ impl<'a> Resolver<'a> {
             });
         }
         Ok(fields)
+    }
+
+    /// A driver takes it for a live handle.
+    fn required(&self, owner: &str, m: &Decl, params: bool) -> Result<bool> {
+        let handle = matches!(
+            self.types.get(self.real(&m.base)),
+            Some(RawType::Handle { .. })
+        );
+        let required = handle && !m.nullable && !(params && m.ptr > 0 && !m.konst);
+        let item = format!("{owner}.{}", m.name);
+        if !self.policy.nullable.contains_key(&item) {
+            return Ok(required);
+        }
+        if !required {
+            bail!("the policy says of {item} what the registry says already");
+        }
+        self.policy.used(&item);
+        Ok(false)
     }
 
     fn picks(&self, owner: &str, m: &Decl, members: &[Decl]) -> Vec<String> {
@@ -790,6 +816,10 @@ impl<'a> Resolver<'a> {
             self.policy.used(&item);
             return Ok(Wire::Nothing);
         }
+        if self.policy.opaque.contains_key(&item) {
+            self.policy.used(&item);
+            return Ok(Wire::Opaque);
+        }
         if self.policy.unknown_lengths.contains_key(&item) {
             self.policy.used(&item);
             return Ok(Wire::Nothing);
@@ -797,9 +827,28 @@ impl<'a> Resolver<'a> {
         if base == "char" && strings {
             return Ok(Wire::Str { optional });
         }
+        let len = match self.policy.lengths.get(&item) {
+            Some((field, _)) => {
+                if m.len.is_some() || !siblings.iter().any(|s| s.name == *field) {
+                    bail!("{item} has a length, or there is no {field}");
+                }
+                self.policy.used(&item);
+                Len::Field(field.clone())
+            }
+            None => self.len(m, siblings)?,
+        };
         let target = match base {
-            "void" if m.len.is_none() => Target::Byte,
-            "void" => Target::Bytes,
+            "void" if len != Len::One || m.len.is_some() => Target::Bytes,
+            "void" => {
+                if !self.policy.single_bytes.contains_key(&item) {
+                    bail!(
+                        "void* without a length: say in the policy's [[length]], [[opaque]], \
+                         [[unknown_length]] or [[single_byte]] what it sends"
+                    );
+                }
+                self.policy.used(&item);
+                Target::Byte
+            }
             _ => self.target(base)?,
         };
         let cond = if let Some(only_if) = self.policy.only_if.get(&item) {
@@ -817,7 +866,7 @@ impl<'a> Resolver<'a> {
         Ok(Wire::Pointer {
             optional,
             target,
-            len: self.len(m, siblings)?,
+            len,
             cond,
         })
     }
@@ -988,6 +1037,10 @@ impl<'a> Resolver<'a> {
             if ahead {
                 self.policy.used(&name);
             }
+            let guest_absent = self.policy.guest_absent.contains_key(&name);
+            if guest_absent && refused.is_some() && command.proto.base == "VkResult" {
+                self.policy.used(&name);
+            }
             let providers = self.raw.providers.get(&name);
             let extensions = providers
                 .and_then(|all| all.iter().cloned().collect::<Option<Vec<String>>>())
@@ -996,6 +1049,7 @@ impl<'a> Resolver<'a> {
             let command = Command {
                 guest_serves,
                 ahead,
+                guest_absent,
                 extensions,
                 upstream,
                 opcode: opcodes[&name],

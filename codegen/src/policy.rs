@@ -33,6 +33,14 @@ struct File {
     #[serde(default)]
     pointers: Vec<Pointers>,
     #[serde(default)]
+    length: Vec<Length>,
+    #[serde(default)]
+    opaque: Vec<Items>,
+    #[serde(default)]
+    single_byte: Vec<Items>,
+    #[serde(default)]
+    nullable: Vec<Items>,
+    #[serde(default)]
     unknown_length: Vec<Items>,
     #[serde(default)]
     drop: Vec<Items>,
@@ -50,6 +58,8 @@ struct File {
     upstream: Vec<Items>,
     #[serde(default)]
     create_ahead: Vec<Items>,
+    #[serde(default)]
+    absent: Vec<Items>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +83,14 @@ struct Pointee {
 struct Pointers {
     items: Vec<String>,
     each: String,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Length {
+    item: String,
+    field: String,
     why: String,
 }
 
@@ -161,6 +179,14 @@ pub struct Policy {
     pub double_pointers: BTreeMap<String, String>,
     /// Lists of pointers: how much each points to, `1` or `pSibling[].member`.
     pub pointers: BTreeMap<String, (String, String)>,
+    /// Pointers whose length is a sibling that the registry does not name.
+    pub lengths: BTreeMap<String, (String, String)>,
+    /// Pointers that nobody follows: their values are sent.
+    pub opaque: BTreeMap<String, String>,
+    /// Pointers without a length: one byte is sent.
+    pub single_bytes: BTreeMap<String, String>,
+    /// Handles that may be null although the registry says otherwise.
+    pub nullable: BTreeMap<String, String>,
     /// Pointers whose length no sibling gives.
     pub unknown_lengths: BTreeMap<String, String>,
     /// Structs left out of the host driver's chains.
@@ -171,6 +197,8 @@ pub struct Policy {
     pub guest_serves: BTreeMap<String, String>,
     /// Creations that the guest driver need not wait for.
     pub creations_ahead: BTreeMap<String, String>,
+    /// Commands that the guest driver answers with `VK_ERROR_FEATURE_NOT_PRESENT`.
+    pub guest_absent: BTreeMap<String, String>,
     /// Device extensions that guests do not see.
     pub hidden_extensions: BTreeMap<String, String>,
     /// Device extensions that the guest driver shows only where memory is exported as dma-bufs.
@@ -227,6 +255,11 @@ impl Policy {
                 self.pointers.insert(item, (p.each.clone(), p.why.clone()));
             }
         }
+        self.lengths
+            .extend(file.length.into_iter().map(|l| (l.item, (l.field, l.why))));
+        all(&mut self.opaque, file.opaque)?;
+        all(&mut self.single_bytes, file.single_byte)?;
+        all(&mut self.nullable, file.nullable)?;
         all(&mut self.union_first, file.union_first)?;
         all(&mut self.lenient, file.lenient)?;
         all(&mut self.double_pointers, file.double_pointer)?;
@@ -237,6 +270,7 @@ impl Policy {
         all(&mut self.guest_serves, file.serve)?;
         all(&mut self.needs_dma_buf, file.needs_dma_buf)?;
         all(&mut self.creations_ahead, file.create_ahead)?;
+        all(&mut self.guest_absent, file.absent)?;
         all(&mut self.refusals, file.refuse)?;
         all(&mut self.upstream, file.upstream)?;
         self.only_if
@@ -294,6 +328,10 @@ impl Policy {
             self.lenient.keys().collect(),
             self.double_pointers.keys().collect(),
             self.pointers.keys().collect(),
+            self.lengths.keys().collect(),
+            self.opaque.keys().collect(),
+            self.single_bytes.keys().collect(),
+            self.nullable.keys().collect(),
             self.unknown_lengths.keys().collect(),
             self.drops.keys().collect(),
             self.refusals.keys().collect(),
@@ -303,6 +341,7 @@ impl Policy {
             self.needs_dma_buf.keys().collect(),
             self.upstream.keys().collect(),
             self.creations_ahead.keys().collect(),
+            self.guest_absent.keys().collect(),
         ];
         let stale: Vec<_> = lists
             .into_iter()

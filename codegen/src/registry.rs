@@ -29,6 +29,8 @@ pub struct Decl {
     pub optional: bool,
     /// Attribute `optional` says that the pointer itself is not, but what it points to is.
     pub needed: bool,
+    /// The value, or what a pointer points to, may be null or nothing in particular.
+    pub nullable: bool,
     /// Attribute `values`, for `sType`.
     pub values: Option<String>,
     /// Attribute `selector`: the member that says which union member is valid.
@@ -105,6 +107,8 @@ pub struct Raw {
     pub required: HashSet<String>,
     /// Extensions of Vulkan.
     pub extensions: HashSet<String>,
+    /// Those that only one platform has.
+    pub of_a_platform: HashSet<String>,
     /// For each command, what requires it: device extensions, or nothing for all else.
     pub providers: BTreeMap<String, BTreeSet<Option<String>>>,
     /// For each command and type, the versions and extensions that bring it.
@@ -153,6 +157,9 @@ impl Raw {
                             continue;
                         }
                         self.extensions.extend(extension.name.clone());
+                        if extension.platform.is_some() {
+                            self.of_a_platform.extend(extension.name.clone());
+                        }
                         let number = extension.number.as_deref().and_then(|n| n.parse().ok());
                         // A device cannot tell which extensions its instance has.
                         let of_device = extension.typ.as_deref() != Some("instance");
@@ -400,6 +407,13 @@ fn declarator<'a>(pieces: impl Iterator<Item = Piece<'a>>) -> Decl {
     decl
 }
 
+/// Attribute `optional` speaks of the pointer first, then of what it points to.
+fn nullable(decl: &Decl, optional: Option<&str>, noautovalidity: Option<&str>) -> bool {
+    let level = usize::from(decl.ptr > 0);
+    let says = optional.and_then(|o| o.split(',').nth(level));
+    noautovalidity.is_some() || says == Some("true")
+}
+
 fn member(m: &vr::Member) -> Decl {
     let mut decl = declarator(m.contents.iter().filter_map(|c| {
         Some(match c {
@@ -413,6 +427,7 @@ fn member(m: &vr::Member) -> Decl {
     decl.len = m.len.clone();
     decl.altlen = m.altlen.clone();
     decl.optional = m.optional.is_some() || m.noautovalidity.is_some();
+    decl.nullable = nullable(&decl, m.optional.as_deref(), m.noautovalidity.as_deref());
     decl.values = m.values.clone();
     decl.selector = m.selector.clone();
     decl.selection = m.selection.clone();
@@ -428,6 +443,7 @@ fn param(p: &vr::Param) -> Decl {
     decl.len = p.len.clone();
     decl.altlen = p.altlen.clone();
     decl.optional = p.optional.is_some() || p.noautovalidity.is_some();
+    decl.nullable = nullable(&decl, p.optional.as_deref(), p.noautovalidity.as_deref());
     decl.needed = p
         .optional
         .as_deref()

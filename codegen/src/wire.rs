@@ -182,6 +182,8 @@ pub enum Wire {
         /// How much each points to.
         each: Each,
     },
+    /// A pointer that nobody follows: its value, 8 bytes.
+    Opaque,
     /// Not sent at all.
     Nothing,
     /// Cannot be sent: the reason.
@@ -193,7 +195,7 @@ impl Wire {
     pub fn min(&self) -> usize {
         match self {
             Self::Plain(p) => p.size(),
-            Self::Size | Self::Function | Self::Handle { .. } | Self::Callbacks => 8,
+            Self::Size | Self::Function | Self::Handle { .. } | Self::Callbacks | Self::Opaque => 8,
             Self::Struct(_) | Self::Structs(_) | Self::Union { .. } | Self::Raw => 0,
             Self::Nothing | Self::Foreign(_) => 0,
             Self::Chain | Self::Strs(_) => 4,

@@ -276,6 +276,41 @@ fn every_command_has_an_opcode_of_its_own_and_an_encoding_or_a_reason() {
     assert!(encoded > 600 && chained > 700);
 }
 
+/// What a guest's driver shows it can do, by itself or through the wire.
+#[test]
+fn what_guests_are_shown_has_all_its_commands() {
+    let model = load().unwrap();
+    let mut raw = Raw::default();
+    raw.read(&asgard_xml::vulkan());
+    let hidden: BTreeSet<&str> = model
+        .hidden_extensions
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .chain(raw.of_a_platform.iter().map(String::as_str))
+        .collect();
+    let mut missing = Vec::new();
+    for command in &model.commands {
+        let Some(providers) = raw.providers.get(&command.name) else {
+            continue;
+        };
+        let shown = providers.iter().any(|by| match by {
+            Some(device_extension) => !hidden.contains(device_extension.as_str()),
+            None => raw.origins[&command.name]
+                .iter()
+                .any(|origin| origin.contains("_VERSION_")),
+        });
+        let served = command.foreign.is_none()
+            && (command.refused.is_none() || command.guest_serves || command.guest_absent);
+        if shown && !served {
+            missing.push(&command.name);
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "guests are shown what brings these commands, but nobody serves them: {missing:?}"
+    );
+}
+
 #[test]
 fn generated_modules_give_a_reason_for_each_lint_they_allow() {
     for folder in ["codegen/protocol/src", "decoder/src"] {

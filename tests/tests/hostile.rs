@@ -366,10 +366,17 @@ fn tokens_that_name_nothing_end_their_context() {
             device_token: 0,
         })
     });
-    stage.ends("a null device", |_, _, t| {
+    stage.ends("null where a Device must be", |_, _, t| {
         t.send(&p::vkDeviceWaitIdle {
             device: VkDevice(0),
             device_token: 0,
+        })
+    });
+    // Null is for where nothing may be.
+    stage.ends_with_objects("null where a Image must be", |t, o| {
+        t.send(&p::vkGetImageMemoryRequirements {
+            device: o.device,
+            ..zeroed()
         })
     });
     // A buffer is no device.
@@ -598,11 +605,14 @@ fn recordings_that_are_wrong_end_their_context() {
     recording("the packet ends before its contents do", &|o, buffer| {
         let mut bytes = Objects::filling(buffer, VkBuffer(o.device.0), 0);
         bytes.clear();
-        bytes.extend(words(&[p::vkCmdFillBuffer::OPCODE, 16, 0, 0]));
+        bytes.extend(words(&[p::vkCmdFillBuffer::OPCODE, 12, 0]));
         bytes
     });
     recording("is not a live Buffer", &|o, buffer| {
         Objects::filling(buffer, VkBuffer(o.device.0), 0)
+    });
+    recording("null where a Buffer must be", &|_, buffer| {
+        Objects::filling(buffer, VkBuffer(0), 0)
     });
     // A recording within a recording.
     recording("cannot be recorded", &|o, buffer| {
@@ -618,7 +628,7 @@ fn recordings_that_are_wrong_end_their_context() {
             1,
         )
     });
-    stage.ends_with_objects("a recording for no command buffer", |t, o| {
+    stage.ends_with_objects("null where a CommandBuffer must be", |t, o| {
         o.flush(t, VkCommandBuffer(0), &[])
     });
     // A size that the packet does not have.

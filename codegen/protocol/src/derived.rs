@@ -6,7 +6,7 @@ use crate::types::*;
 ///
 /// # Safety
 /// The struct's pointers are valid or null.
-pub(crate) unsafe fn has_rasterization(info: &VkGraphicsPipelineCreateInfo) -> bool {
+pub unsafe fn has_rasterization(info: &VkGraphicsPipelineCreateInfo) -> bool {
     // SAFETY: the caller's promise.
     let (state, dynamic) = unsafe {
         (
@@ -30,7 +30,7 @@ pub(crate) unsafe fn has_rasterization(info: &VkGraphicsPipelineCreateInfo) -> b
 ///
 /// # Safety
 /// As [`has_rasterization`].
-pub(crate) unsafe fn has_tessellation(info: &VkGraphicsPipelineCreateInfo) -> bool {
+pub unsafe fn has_tessellation(info: &VkGraphicsPipelineCreateInfo) -> bool {
     (0..info.stageCount as usize).any(|i| {
         // SAFETY: the array has that many elements, by the caller's promise.
         !info.pStages.is_null()

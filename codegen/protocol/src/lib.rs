@@ -12,7 +12,7 @@
 // Raw pointers are what C structs are made of: this crate places them in an arena or reads the ones an
 // application passed. `wire.rs` holds the rules, the generated code only calls it.
 
-mod derived;
+pub mod derived;
 pub mod extension;
 pub mod packet;
 pub mod wire;

@@ -52,6 +52,9 @@ pub enum DecodeError {
         /// What is there.
         token: u64,
     },
+    /// Null where a driver takes it for an object.
+    #[error("null where a {0:?} must be")]
+    NullHandle(Kind),
     /// A driver would read a count that is not there.
     #[error("a count that must be there is missing")]
     NoCount,
@@ -449,6 +452,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The value of a pointer that nobody follows.
+    ///
+    /// # Safety
+    /// `slot` is valid.
+    pub(crate) unsafe fn opaque(&mut self, slot: *mut *mut c_void) -> Result<(), DecodeError> {
+        let value = self.u64()?;
+        // SAFETY: the caller's promise.
+        unsafe { *slot = ptr::without_provenance_mut(value as usize) };
+        Ok(())
+    }
+
     pub(crate) fn function(&mut self) -> Result<Option<unsafe extern "system" fn()>, DecodeError> {
         let value = u64::from_be_bytes(self.take(What::Any)?);
         if !self.exact {
@@ -486,9 +500,14 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn resolve(&self, kind: Kind, token: u64) -> Result<u64, DecodeError> {
+    fn resolve(&self, kind: Kind, token: u64, required: bool) -> Result<u64, DecodeError> {
         if token == 0 {
-            return Ok(0);
+            // Outputs of a request are rubbish, and replies may say that there is nothing.
+            return if required && !self.exact && !self.out && !self.in_place {
+                Err(DecodeError::NullHandle(kind))
+            } else {
+                Ok(0)
+            };
         }
         if self.out && !self.in_place {
             return Ok(if self.exact { token } else { 0 });
@@ -497,29 +516,29 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(crate) fn handle(&mut self, kind: Kind) -> Result<u64, DecodeError> {
+    pub(crate) fn handle(&mut self, kind: Kind, required: bool) -> Result<u64, DecodeError> {
         let token = self.u64()?;
-        self.resolve(kind, token)
+        self.resolve(kind, token, required)
     }
 
     #[inline]
     pub(crate) fn handle_or_null(&mut self, kind: Kind) -> Result<u64, DecodeError> {
         let token = self.u64()?;
-        Ok(self.resolve(kind, token).unwrap_or(0))
+        Ok(self.resolve(kind, token, false).unwrap_or(0))
     }
 
     /// A handle and its token.
     #[inline]
-    pub(crate) fn object(&mut self, kind: Kind) -> Result<(u64, u64), DecodeError> {
+    pub(crate) fn object(&mut self, kind: Kind, required: bool) -> Result<(u64, u64), DecodeError> {
         let token = self.u64()?;
-        Ok((self.resolve(kind, token)?, token))
+        Ok((self.resolve(kind, token, required)?, token))
     }
 
     #[inline]
     pub(crate) fn command_buffer(&mut self) -> Result<(u64, u64), DecodeError> {
         match self.staged {
             Some(staged) => Ok(staged),
-            None => self.object(Kind::CommandBuffer),
+            None => self.object(Kind::CommandBuffer, true),
         }
     }
 
@@ -656,11 +675,12 @@ impl<'a> Reader<'a> {
         slot: *mut *mut u64,
         n: usize,
         kind: Kind,
+        required: bool,
     ) -> Result<(), DecodeError> {
         // SAFETY: the caller's promise.
         let p = unsafe { self.place(slot, n, 8)? };
         for i in 0..n {
-            let value = self.handle(kind)?;
+            let value = self.handle(kind, required)?;
             // SAFETY: place made or found room for n values.
             unsafe { *p.add(i) = value };
         }
@@ -677,12 +697,13 @@ impl<'a> Reader<'a> {
         tokens: *mut *const u64,
         n: usize,
         kind: Kind,
+        required: bool,
     ) -> Result<(), DecodeError> {
         let mut kept: *mut u64 = ptr::null_mut();
         // SAFETY: the caller's promise.
         let (p, t) = unsafe { (self.place(slot, n, 8)?, self.place(&raw mut kept, n, 8)?) };
         for i in 0..n {
-            let (handle, token) = self.object(kind)?;
+            let (handle, token) = self.object(kind, required)?;
             // SAFETY: place made room for n values in both.
             unsafe {
                 *p.add(i) = handle;

@@ -416,7 +416,7 @@ fn decode_param(out: &mut Out, model: &Model, p: &Field, staged: bool, first: bo
             let read = if staged {
                 "r.command_buffer()?".to_owned()
             } else {
-                format!("r.object(Kind::{kind})?")
+                format!("r.object(Kind::{kind}, {})?", p.required)
             };
             out.line(format!("(c.{name}.0, c.{token}) = {read};"));
         }
@@ -424,7 +424,7 @@ fn decode_param(out: &mut Out, model: &Model, p: &Field, staged: bool, first: bo
     }
 }
 
-fn len(len: &Len, place: &str) -> String {
+pub(super) fn len(len: &Len, place: &str) -> String {
     match len {
         Len::One => "1".to_owned(),
         Len::Const(c) => c.clone(),
@@ -447,7 +447,7 @@ fn len(len: &Len, place: &str) -> String {
 }
 
 /// How much each pointer of a list points to, as a function of its index.
-fn each_of(each: &Each, place: &str) -> String {
+pub(super) fn each_of(each: &Each, place: &str) -> String {
     match each {
         Each::One => "|_| 1".to_owned(),
         Each::Of(array, member) => {
@@ -460,7 +460,7 @@ fn each_of(each: &Each, place: &str) -> String {
     }
 }
 
-fn condition(model: &Model, cond: &Cond, place: &str) -> String {
+pub(super) fn condition(model: &Model, cond: &Cond, place: &str) -> String {
     match cond {
         Cond::OneOf(field, values) => {
             let numbers: Vec<String> = values
@@ -508,7 +508,9 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
         } => {
             out.line(format!("{at}.0 = r.handle_or_null(Kind::{kind})?;"));
         }
-        Wire::Handle { kind, .. } => out.line(format!("{at}.0 = r.handle(Kind::{kind})?;")),
+        Wire::Handle { kind, .. } => {
+            out.line(format!("{at}.0 = r.handle(Kind::{kind}, {})?;", f.required));
+        }
         Wire::Struct(s)
         | Wire::Union {
             name: s,
@@ -538,6 +540,7 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
             ));
         }
         Wire::Callbacks => out.line("r.callbacks()?;"),
+        Wire::Opaque => out.line(format!("r.opaque((&raw mut {at}).cast())?;")),
         Wire::Nothing | Wire::Foreign(_) => {}
         Wire::Pointers {
             optional,
@@ -581,10 +584,12 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
                 Target::Size if f.counts => format!("r.size_counter({slot})?;"),
                 Target::Size => format!("r.sizes({slot}, {n})?;"),
                 Target::Handle(kind) if tokens => format!(
-                    "r.objects({slot}, &raw mut {place}{}_tokens, {n}, Kind::{kind})?;",
-                    f.name
+                    "r.objects({slot}, &raw mut {place}{}_tokens, {n}, Kind::{kind}, {})?;",
+                    f.name, f.required
                 ),
-                Target::Handle(kind) => format!("r.handles({slot}, {n}, Kind::{kind})?;"),
+                Target::Handle(kind) => {
+                    format!("r.handles({slot}, {n}, Kind::{kind}, {})?;", f.required)
+                }
                 Target::Struct(s) | Target::Union(s) => format!("r.array::<{s}>({slot}, {n})?;"),
                 Target::Bytes => format!("r.scalars::<u8>({slot}, {n})?;"),
                 Target::Byte => format!("r.scalars::<u8>({slot}, 1)?;"),
@@ -628,6 +633,7 @@ fn encode_field(out: &mut Out, model: &Model, f: &Field, place: &str) {
         Wire::Str { optional } => out.line(format!("w.string({at}, {optional});")),
         Wire::Strs(count) => out.line(format!("w.strings({at}, {});", len(count, place))),
         Wire::Callbacks => out.line("w.callbacks();"),
+        Wire::Opaque => out.line(format!("w.u64({at} as usize as u64);")),
         Wire::Nothing | Wire::Foreign(_) => {}
         Wire::Pointers {
             optional,
@@ -659,7 +665,9 @@ fn encode_field(out: &mut Out, model: &Model, f: &Field, place: &str) {
                 }
                 Target::Size => format!("w.sizes({at}, {n});"),
                 Target::Handle(kind) => format!("w.handles({at}.cast(), {n}, Kind::{kind});"),
-                Target::Struct(_) | Target::Union(_) => format!("w.array({at}, {n});"),
+                Target::Struct(s) | Target::Union(s) => {
+                    format!("w.array::<{s}>({at}.cast(), {n});")
+                }
                 Target::Byte => format!("w.scalars({at}.cast::<u8>(), 1);"),
             };
             let cond = cond.as_ref().map(|c| condition(model, c, place));

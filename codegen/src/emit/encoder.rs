@@ -14,7 +14,7 @@ pub(super) fn entrypoints(model: &Model) -> String {
         .commands
         .iter()
         .filter(|c| c.foreign.is_none() && c.native)
-        .filter(|c| c.refused.is_none() || c.guest_serves)
+        .filter(|c| c.refused.is_none() || c.guest_serves || c.guest_absent)
         .collect();
     let mut nouns: BTreeMap<&str, Vec<&Command>> = BTreeMap::new();
     for c in &served {
@@ -149,7 +149,10 @@ fn method(out: &mut Out, model: &Model, c: &Command) {
         return;
     }
     out.line(format!("{signature} {{"));
-    if let Some(target) = &c.alias {
+    if c.guest_absent {
+        out.line("let _ = c;");
+        out.line("VK_ERROR_FEATURE_NOT_PRESENT");
+    } else if let Some(target) = &c.alias {
         out.line(format!(
             "// SAFETY: an alias has the parameters of `{target}`, and both structs are repr(C)."
         ));

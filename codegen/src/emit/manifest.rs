@@ -191,6 +191,7 @@ fn form(model: &Model, wire: &Wire, rust: &str) -> String {
         Wire::Str { optional } => format!("{}string", if *optional { "flag " } else { "" }),
         Wire::Strs(count) => format!("strings{}", length(model, count)),
         Wire::Callbacks => "null".to_owned(),
+        Wire::Opaque => "value u64".to_owned(),
         Wire::Nothing => "nothing".to_owned(),
         Wire::Foreign(why) => format!("none ({why})"),
         Wire::Pointers {

@@ -196,9 +196,6 @@ impl QueueCommands for Engine {
         self.release_turn();
         let device = Arc::clone(self.device(c.queue_token)?);
         let buffer = (c.commandBuffer.0, c.commandBuffer_token);
-        if buffer.0 == 0 {
-            return Err(Error::Nonsense("a recording for no command buffer"));
-        }
         // SAFETY: decoding placed as many bytes as the size says.
         let bytes = unsafe { slice(c.pData.cast::<u8>(), c.dataSize as usize) };
         let commands = play(self, &device.fns, buffer, bytes)?;

@@ -12,7 +12,6 @@ use crate::driver::{Driver, Guest};
 mod buffer;
 pub(crate) mod command_buffer;
 mod command_pool;
-mod deferred_operation;
 mod descriptor_update_template;
 mod device;
 mod device_memory;
@@ -49,7 +48,7 @@ plain! {
     AccelerationStructureCommands BufferCollectionCommands BufferViewCommands
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
-    DescriptorPoolCommands DescriptorSetLayoutCommands
+    DeferredOperationCommands DescriptorPoolCommands DescriptorSetLayoutCommands
     DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands

@@ -18,7 +18,7 @@ impl Command for vkGetPhysicalDeviceProperties2 {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.physicalDevice.0, c.physicalDevice_token) = r.object(Kind::PhysicalDevice)?;
+        (c.physicalDevice.0, c.physicalDevice_token) = r.object(Kind::PhysicalDevice, true)?;
         r.begin_out();
         r.array::<VkPhysicalDeviceProperties2>((&raw mut c.pProperties).cast(), 1)?;
         r.end_out();
@@ -27,11 +27,11 @@ impl Command for vkGetPhysicalDeviceProperties2 {
     unsafe fn encode_request(&self, w: &mut Writer<'_>) { unsafe {
         w.handle(Kind::PhysicalDevice, self.physicalDevice.0);
         w.begin_out();
-        w.array(self.pProperties, 1);
+        w.array::<VkPhysicalDeviceProperties2>(self.pProperties.cast(), 1);
         w.end_out();
     } }
     unsafe fn encode_reply(&self, _ret: (), w: &mut Writer<'_>) { unsafe {
-        w.array(self.pProperties, 1);
+        w.array::<VkPhysicalDeviceProperties2>(self.pProperties.cast(), 1);
     } }
     unsafe fn decode_reply(&mut self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {
         let c = self;

@@ -20,17 +20,17 @@ impl Command for vkCreateBuffer {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.device.0, c.device_token) = r.object(Kind::Device)?;
+        (c.device.0, c.device_token) = r.object(Kind::Device, true)?;
         r.array::<VkBufferCreateInfo>((&raw mut c.pCreateInfo).cast(), 1)?;
         r.callbacks()?;
         r.begin_out();
-        r.handles((&raw mut c.pBuffer).cast(), 1, Kind::Buffer)?;
+        r.handles((&raw mut c.pBuffer).cast(), 1, Kind::Buffer, false)?;
         r.end_out();
         Ok(c)
     } }
     unsafe fn encode_request(&self, w: &mut Writer<'_>) { unsafe {
         w.handle(Kind::Device, self.device.0);
-        w.array(self.pCreateInfo, 1);
+        w.array::<VkBufferCreateInfo>(self.pCreateInfo.cast(), 1);
         w.callbacks();
         w.begin_out();
         w.handles(self.pBuffer.cast(), 1, Kind::Buffer);
@@ -42,7 +42,7 @@ impl Command for vkCreateBuffer {
     } }
     unsafe fn decode_reply(&mut self, r: &mut Reader<'_>) -> Result<VkResult, DecodeError> { unsafe {
         let c = self;
-        r.handles((&raw mut c.pBuffer).cast(), 1, Kind::Buffer)?;
+        r.handles((&raw mut c.pBuffer).cast(), 1, Kind::Buffer, false)?;
         r.i32()
     } }
 }

@@ -21,7 +21,7 @@ impl Command for vkUpdateDescriptorSets {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.device.0, c.device_token) = r.object(Kind::Device)?;
+        (c.device.0, c.device_token) = r.object(Kind::Device, true)?;
         c.descriptorWriteCount = r.count_u32()?;
         r.array::<VkWriteDescriptorSet>((&raw mut c.pDescriptorWrites).cast(), c.descriptorWriteCount as usize)?;
         c.descriptorCopyCount = r.count_u32()?;
@@ -31,9 +31,9 @@ impl Command for vkUpdateDescriptorSets {
     unsafe fn encode_request(&self, w: &mut Writer<'_>) { unsafe {
         w.handle(Kind::Device, self.device.0);
         w.u32(self.descriptorWriteCount);
-        w.array(self.pDescriptorWrites, self.descriptorWriteCount as usize);
+        w.array::<VkWriteDescriptorSet>(self.pDescriptorWrites.cast(), self.descriptorWriteCount as usize);
         w.u32(self.descriptorCopyCount);
-        w.array(self.pDescriptorCopies, self.descriptorCopyCount as usize);
+        w.array::<VkCopyDescriptorSet>(self.pDescriptorCopies.cast(), self.descriptorCopyCount as usize);
     } }
     unsafe fn encode_reply(&self, _ret: (), _w: &mut Writer<'_>) { unsafe {
     } }
@@ -64,14 +64,14 @@ unsafe impl Wire for VkWriteDescriptorSet {
     unsafe fn decode(o: *mut Self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {
         (*o).sType = r.stype(VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET)?;
         r.chain((&raw mut (*o).pNext).cast())?;
-        (*o).dstSet.0 = r.handle(Kind::DescriptorSet)?;
+        (*o).dstSet.0 = r.handle(Kind::DescriptorSet, false)?;
         (*o).dstBinding = r.u32()?;
         (*o).dstArrayElement = r.u32()?;
         (*o).descriptorCount = r.count_u32()?;
         (*o).descriptorType = r.pick(&[0, 1, 2, 3, 10, 6, 8, 7, 9, 4, 5])? as i32;
         if r.flag()? && matches!((*o).descriptorType, 0 | 1 | 2 | 3 | 10) { r.array::<VkDescriptorImageInfo>((&raw mut (*o).pImageInfo).cast(), (*o).descriptorCount as usize)?; }
         if r.flag()? && matches!((*o).descriptorType, 6 | 8 | 7 | 9) { r.array::<VkDescriptorBufferInfo>((&raw mut (*o).pBufferInfo).cast(), (*o).descriptorCount as usize)?; }
-        if r.flag()? && matches!((*o).descriptorType, 4 | 5) { r.handles((&raw mut (*o).pTexelBufferView).cast(), (*o).descriptorCount as usize, Kind::BufferView)?; }
+        if r.flag()? && matches!((*o).descriptorType, 4 | 5) { r.handles((&raw mut (*o).pTexelBufferView).cast(), (*o).descriptorCount as usize, Kind::BufferView, false)?; }
         Ok(())
     } }
     unsafe fn encode(&self, w: &mut Writer<'_>) { unsafe {
@@ -82,8 +82,8 @@ unsafe impl Wire for VkWriteDescriptorSet {
         w.u32(self.dstArrayElement);
         w.u32(self.descriptorCount);
         w.i32(self.descriptorType);
-        if w.flag(self.pImageInfo.cast()) && matches!(self.descriptorType, 0 | 1 | 2 | 3 | 10) { w.array(self.pImageInfo, self.descriptorCount as usize); }
-        if w.flag(self.pBufferInfo.cast()) && matches!(self.descriptorType, 6 | 8 | 7 | 9) { w.array(self.pBufferInfo, self.descriptorCount as usize); }
+        if w.flag(self.pImageInfo.cast()) && matches!(self.descriptorType, 0 | 1 | 2 | 3 | 10) { w.array::<VkDescriptorImageInfo>(self.pImageInfo.cast(), self.descriptorCount as usize); }
+        if w.flag(self.pBufferInfo.cast()) && matches!(self.descriptorType, 6 | 8 | 7 | 9) { w.array::<VkDescriptorBufferInfo>(self.pBufferInfo.cast(), self.descriptorCount as usize); }
         if w.flag(self.pTexelBufferView.cast()) && matches!(self.descriptorType, 4 | 5) { w.handles(self.pTexelBufferView.cast(), self.descriptorCount as usize, Kind::BufferView); }
     } }
 }

@@ -19,16 +19,16 @@ impl Command for vkAllocateCommandBuffers {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.device.0, c.device_token) = r.object(Kind::Device)?;
+        (c.device.0, c.device_token) = r.object(Kind::Device, true)?;
         r.array::<VkCommandBufferAllocateInfo>((&raw mut c.pAllocateInfo).cast(), 1)?;
         r.begin_out();
-        r.handles((&raw mut c.pCommandBuffers).cast(), count_at!(c.pAllocateInfo, commandBufferCount), Kind::CommandBuffer)?;
+        r.handles((&raw mut c.pCommandBuffers).cast(), count_at!(c.pAllocateInfo, commandBufferCount), Kind::CommandBuffer, false)?;
         r.end_out();
         Ok(c)
     } }
     unsafe fn encode_request(&self, w: &mut Writer<'_>) { unsafe {
         w.handle(Kind::Device, self.device.0);
-        w.array(self.pAllocateInfo, 1);
+        w.array::<VkCommandBufferAllocateInfo>(self.pAllocateInfo.cast(), 1);
         w.begin_out();
         w.handles(self.pCommandBuffers.cast(), count_at!(self.pAllocateInfo, commandBufferCount), Kind::CommandBuffer);
         w.end_out();
@@ -39,7 +39,7 @@ impl Command for vkAllocateCommandBuffers {
     } }
     unsafe fn decode_reply(&mut self, r: &mut Reader<'_>) -> Result<VkResult, DecodeError> { unsafe {
         let c = self;
-        r.handles((&raw mut c.pCommandBuffers).cast(), count_at!(c.pAllocateInfo, commandBufferCount), Kind::CommandBuffer)?;
+        r.handles((&raw mut c.pCommandBuffers).cast(), count_at!(c.pAllocateInfo, commandBufferCount), Kind::CommandBuffer, false)?;
         r.i32()
     } }
 }

@@ -20,8 +20,8 @@ impl Command for vkDestroyBuffer {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.device.0, c.device_token) = r.object(Kind::Device)?;
-        (c.buffer.0, c.buffer_token) = r.object(Kind::Buffer)?;
+        (c.device.0, c.device_token) = r.object(Kind::Device, true)?;
+        (c.buffer.0, c.buffer_token) = r.object(Kind::Buffer, false)?;
         r.callbacks()?;
         Ok(c)
     } }

@@ -23,7 +23,7 @@ impl Command for vkCmdClearColorImage {
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
         (c.commandBuffer.0, c.commandBuffer_token) = r.command_buffer()?;
-        c.image.0 = r.handle(Kind::Image)?;
+        c.image.0 = r.handle(Kind::Image, true)?;
         c.imageLayout = r.i32()?;
         r.array::<VkClearColorValue>((&raw mut c.pColor).cast(), 1)?;
         c.rangeCount = r.count_u32()?;
@@ -34,9 +34,9 @@ impl Command for vkCmdClearColorImage {
         w.command_buffer(self.commandBuffer.0);
         w.handle(Kind::Image, self.image.0);
         w.i32(self.imageLayout);
-        w.array(self.pColor, 1);
+        w.array::<VkClearColorValue>(self.pColor.cast(), 1);
         w.u32(self.rangeCount);
-        w.array(self.pRanges, self.rangeCount as usize);
+        w.array::<VkImageSubresourceRange>(self.pRanges.cast(), self.rangeCount as usize);
     } }
     unsafe fn encode_reply(&self, _ret: (), _w: &mut Writer<'_>) { unsafe {
     } }

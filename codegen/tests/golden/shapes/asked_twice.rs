@@ -19,12 +19,12 @@ impl Command for vkEnumeratePhysicalDevices {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.instance.0, c.instance_token) = r.object(Kind::Instance)?;
+        (c.instance.0, c.instance_token) = r.object(Kind::Instance, true)?;
         r.begin_out();
         if r.flag_of_count()? { r.counter::<u32>((&raw mut c.pPhysicalDeviceCount).cast())?; }
         r.end_out();
         r.begin_out();
-        if r.flag()? { r.handles((&raw mut c.pPhysicalDevices).cast(), count_at!(c.pPhysicalDeviceCount), Kind::PhysicalDevice)?; }
+        if r.flag()? { r.handles((&raw mut c.pPhysicalDevices).cast(), count_at!(c.pPhysicalDeviceCount), Kind::PhysicalDevice, false)?; }
         r.end_out();
         Ok(c)
     } }
@@ -47,7 +47,7 @@ impl Command for vkEnumeratePhysicalDevices {
         let room_pPhysicalDeviceCount = if c.pPhysicalDevices.is_null() { usize::MAX } else { count_at!(c.pPhysicalDeviceCount) };
         if r.flag_of_count()? { r.counter::<u32>((&raw mut c.pPhysicalDeviceCount).cast())?; }
         r.fits(count_at!(c.pPhysicalDeviceCount), room_pPhysicalDeviceCount)?;
-        if r.flag()? { r.handles((&raw mut c.pPhysicalDevices).cast(), count_at!(c.pPhysicalDeviceCount), Kind::PhysicalDevice)?; }
+        if r.flag()? { r.handles((&raw mut c.pPhysicalDevices).cast(), count_at!(c.pPhysicalDeviceCount), Kind::PhysicalDevice, false)?; }
         r.i32()
     } }
 }

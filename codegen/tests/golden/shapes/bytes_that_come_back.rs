@@ -25,8 +25,8 @@ impl Command for vkGetQueryPoolResults {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.device.0, c.device_token) = r.object(Kind::Device)?;
-        (c.queryPool.0, c.queryPool_token) = r.object(Kind::QueryPool)?;
+        (c.device.0, c.device_token) = r.object(Kind::Device, true)?;
+        (c.queryPool.0, c.queryPool_token) = r.object(Kind::QueryPool, true)?;
         c.firstQuery = r.u32()?;
         c.queryCount = r.u32()?;
         c.dataSize = r.count_size()?;

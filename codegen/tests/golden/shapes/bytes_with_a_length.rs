@@ -23,7 +23,7 @@ impl Command for vkCmdPushConstants {
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
         (c.commandBuffer.0, c.commandBuffer_token) = r.command_buffer()?;
-        c.layout.0 = r.handle(Kind::PipelineLayout)?;
+        c.layout.0 = r.handle(Kind::PipelineLayout, true)?;
         c.stageFlags = r.u32()?;
         c.offset = r.u32()?;
         c.size = r.count_u32()?;

@@ -23,13 +23,13 @@ impl Command for vkCreateGraphicsPipelines {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.device.0, c.device_token) = r.object(Kind::Device)?;
-        (c.pipelineCache.0, c.pipelineCache_token) = r.object(Kind::PipelineCache)?;
+        (c.device.0, c.device_token) = r.object(Kind::Device, true)?;
+        (c.pipelineCache.0, c.pipelineCache_token) = r.object(Kind::PipelineCache, false)?;
         c.createInfoCount = r.count_u32()?;
         r.array::<VkGraphicsPipelineCreateInfo>((&raw mut c.pCreateInfos).cast(), c.createInfoCount as usize)?;
         r.callbacks()?;
         r.begin_out();
-        r.handles((&raw mut c.pPipelines).cast(), c.createInfoCount as usize, Kind::Pipeline)?;
+        r.handles((&raw mut c.pPipelines).cast(), c.createInfoCount as usize, Kind::Pipeline, false)?;
         r.end_out();
         Ok(c)
     } }
@@ -37,7 +37,7 @@ impl Command for vkCreateGraphicsPipelines {
         w.handle(Kind::Device, self.device.0);
         w.handle(Kind::PipelineCache, self.pipelineCache.0);
         w.u32(self.createInfoCount);
-        w.array(self.pCreateInfos, self.createInfoCount as usize);
+        w.array::<VkGraphicsPipelineCreateInfo>(self.pCreateInfos.cast(), self.createInfoCount as usize);
         w.callbacks();
         w.begin_out();
         w.handles(self.pPipelines.cast(), self.createInfoCount as usize, Kind::Pipeline);
@@ -49,7 +49,7 @@ impl Command for vkCreateGraphicsPipelines {
     } }
     unsafe fn decode_reply(&mut self, r: &mut Reader<'_>) -> Result<VkResult, DecodeError> { unsafe {
         let c = self;
-        r.handles((&raw mut c.pPipelines).cast(), c.createInfoCount as usize, Kind::Pipeline)?;
+        r.handles((&raw mut c.pPipelines).cast(), c.createInfoCount as usize, Kind::Pipeline, false)?;
         r.i32()
     } }
 }
@@ -91,10 +91,10 @@ unsafe impl Wire for VkGraphicsPipelineCreateInfo {
         if r.flag()? && has_rasterization { r.array::<VkPipelineDepthStencilStateCreateInfo>((&raw mut (*o).pDepthStencilState).cast(), 1)?; }
         if r.flag()? && has_rasterization { r.array::<VkPipelineColorBlendStateCreateInfo>((&raw mut (*o).pColorBlendState).cast(), 1)?; }
         if r.flag()? { r.array::<VkPipelineDynamicStateCreateInfo>((&raw mut (*o).pDynamicState).cast(), 1)?; }
-        (*o).layout.0 = r.handle(Kind::PipelineLayout)?;
-        (*o).renderPass.0 = r.handle(Kind::RenderPass)?;
+        (*o).layout.0 = r.handle(Kind::PipelineLayout, false)?;
+        (*o).renderPass.0 = r.handle(Kind::RenderPass, false)?;
         (*o).subpass = r.u32()?;
-        (*o).basePipelineHandle.0 = r.handle(Kind::Pipeline)?;
+        (*o).basePipelineHandle.0 = r.handle(Kind::Pipeline, false)?;
         (*o).basePipelineIndex = r.i32()?;
         Ok(())
     } }
@@ -107,16 +107,16 @@ unsafe impl Wire for VkGraphicsPipelineCreateInfo {
         crate::chain::encode(self.pNext.cast(), w);
         w.u32(self.flags);
         w.u32(self.stageCount);
-        w.array(self.pStages, self.stageCount as usize);
-        if w.flag(self.pVertexInputState.cast()) { w.array(self.pVertexInputState, 1); }
-        if w.flag(self.pInputAssemblyState.cast()) { w.array(self.pInputAssemblyState, 1); }
-        if w.flag(self.pTessellationState.cast()) && has_tessellation { w.array(self.pTessellationState, 1); }
-        if w.flag(self.pViewportState.cast()) && has_rasterization { w.array(self.pViewportState, 1); }
-        if w.flag(self.pRasterizationState.cast()) { w.array(self.pRasterizationState, 1); }
-        if w.flag(self.pMultisampleState.cast()) && has_rasterization { w.array(self.pMultisampleState, 1); }
-        if w.flag(self.pDepthStencilState.cast()) && has_rasterization { w.array(self.pDepthStencilState, 1); }
-        if w.flag(self.pColorBlendState.cast()) && has_rasterization { w.array(self.pColorBlendState, 1); }
-        if w.flag(self.pDynamicState.cast()) { w.array(self.pDynamicState, 1); }
+        w.array::<VkPipelineShaderStageCreateInfo>(self.pStages.cast(), self.stageCount as usize);
+        if w.flag(self.pVertexInputState.cast()) { w.array::<VkPipelineVertexInputStateCreateInfo>(self.pVertexInputState.cast(), 1); }
+        if w.flag(self.pInputAssemblyState.cast()) { w.array::<VkPipelineInputAssemblyStateCreateInfo>(self.pInputAssemblyState.cast(), 1); }
+        if w.flag(self.pTessellationState.cast()) && has_tessellation { w.array::<VkPipelineTessellationStateCreateInfo>(self.pTessellationState.cast(), 1); }
+        if w.flag(self.pViewportState.cast()) && has_rasterization { w.array::<VkPipelineViewportStateCreateInfo>(self.pViewportState.cast(), 1); }
+        if w.flag(self.pRasterizationState.cast()) { w.array::<VkPipelineRasterizationStateCreateInfo>(self.pRasterizationState.cast(), 1); }
+        if w.flag(self.pMultisampleState.cast()) && has_rasterization { w.array::<VkPipelineMultisampleStateCreateInfo>(self.pMultisampleState.cast(), 1); }
+        if w.flag(self.pDepthStencilState.cast()) && has_rasterization { w.array::<VkPipelineDepthStencilStateCreateInfo>(self.pDepthStencilState.cast(), 1); }
+        if w.flag(self.pColorBlendState.cast()) && has_rasterization { w.array::<VkPipelineColorBlendStateCreateInfo>(self.pColorBlendState.cast(), 1); }
+        if w.flag(self.pDynamicState.cast()) { w.array::<VkPipelineDynamicStateCreateInfo>(self.pDynamicState.cast(), 1); }
         w.handle(Kind::PipelineLayout, self.layout.0);
         w.handle(Kind::RenderPass, self.renderPass.0);
         w.u32(self.subpass);

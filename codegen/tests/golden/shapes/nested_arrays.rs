@@ -21,16 +21,16 @@ impl Command for vkQueueSubmit {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.queue.0, c.queue_token) = r.object(Kind::Queue)?;
+        (c.queue.0, c.queue_token) = r.object(Kind::Queue, true)?;
         c.submitCount = r.count_u32()?;
         r.array::<VkSubmitInfo>((&raw mut c.pSubmits).cast(), c.submitCount as usize)?;
-        (c.fence.0, c.fence_token) = r.object(Kind::Fence)?;
+        (c.fence.0, c.fence_token) = r.object(Kind::Fence, false)?;
         Ok(c)
     } }
     unsafe fn encode_request(&self, w: &mut Writer<'_>) { unsafe {
         w.handle(Kind::Queue, self.queue.0);
         w.u32(self.submitCount);
-        w.array(self.pSubmits, self.submitCount as usize);
+        w.array::<VkSubmitInfo>(self.pSubmits.cast(), self.submitCount as usize);
         w.handle(Kind::Fence, self.fence.0);
     } }
     unsafe fn encode_reply(&self, ret: VkResult, w: &mut Writer<'_>) { unsafe {
@@ -63,12 +63,12 @@ unsafe impl Wire for VkSubmitInfo {
         (*o).sType = r.stype(VK_STRUCTURE_TYPE_SUBMIT_INFO)?;
         r.chain((&raw mut (*o).pNext).cast())?;
         (*o).waitSemaphoreCount = r.count_u32()?;
-        r.handles((&raw mut (*o).pWaitSemaphores).cast(), (*o).waitSemaphoreCount as usize, Kind::Semaphore)?;
+        r.handles((&raw mut (*o).pWaitSemaphores).cast(), (*o).waitSemaphoreCount as usize, Kind::Semaphore, true)?;
         r.scalars::<u32>((&raw mut (*o).pWaitDstStageMask).cast(), (*o).waitSemaphoreCount as usize)?;
         (*o).commandBufferCount = r.count_u32()?;
-        r.handles((&raw mut (*o).pCommandBuffers).cast(), (*o).commandBufferCount as usize, Kind::CommandBuffer)?;
+        r.handles((&raw mut (*o).pCommandBuffers).cast(), (*o).commandBufferCount as usize, Kind::CommandBuffer, true)?;
         (*o).signalSemaphoreCount = r.count_u32()?;
-        r.handles((&raw mut (*o).pSignalSemaphores).cast(), (*o).signalSemaphoreCount as usize, Kind::Semaphore)?;
+        r.handles((&raw mut (*o).pSignalSemaphores).cast(), (*o).signalSemaphoreCount as usize, Kind::Semaphore, true)?;
         Ok(())
     } }
     unsafe fn encode(&self, w: &mut Writer<'_>) { unsafe {

@@ -21,16 +21,16 @@ impl Command for vkQueueSubmitAsync2GOOGLE {
     #[inline]
     unsafe fn decode_request(r: &mut Reader<'_>) -> Result<Self, DecodeError> { unsafe {
         let mut c: Self = zeroed();
-        (c.queue.0, c.queue_token) = r.object(Kind::Queue)?;
+        (c.queue.0, c.queue_token) = r.object(Kind::Queue, true)?;
         c.submitCount = r.count_u32()?;
         r.array::<VkSubmitInfo2>((&raw mut c.pSubmits).cast(), c.submitCount as usize)?;
-        (c.fence.0, c.fence_token) = r.object(Kind::Fence)?;
+        (c.fence.0, c.fence_token) = r.object(Kind::Fence, false)?;
         Ok(c)
     } }
     unsafe fn encode_request(&self, w: &mut Writer<'_>) { unsafe {
         w.handle(Kind::Queue, self.queue.0);
         w.u32(self.submitCount);
-        w.array(self.pSubmits, self.submitCount as usize);
+        w.array::<VkSubmitInfo2>(self.pSubmits.cast(), self.submitCount as usize);
         w.handle(Kind::Fence, self.fence.0);
     } }
     unsafe fn encode_reply(&self, _ret: (), _w: &mut Writer<'_>) { unsafe {

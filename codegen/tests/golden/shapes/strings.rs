@@ -18,7 +18,7 @@ unsafe impl Wire for VkInstanceCreateInfo {
         w.i32(self.sType);
         crate::chain::encode(self.pNext.cast(), w);
         w.u32(self.flags);
-        if w.flag(self.pApplicationInfo.cast()) { w.array(self.pApplicationInfo, 1); }
+        if w.flag(self.pApplicationInfo.cast()) { w.array::<VkApplicationInfo>(self.pApplicationInfo.cast(), 1); }
         w.u32(self.enabledLayerCount);
         w.strings(self.ppEnabledLayerNames, self.enabledLayerCount as usize);
         w.u32(self.enabledExtensionCount);
