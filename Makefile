@@ -51,6 +51,9 @@ man: ## write the manual page and the shell completions into out/
 install: man ## install under PREFIX (default /usr/local)
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin target/release/asgard
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/lib/asgard target/release/libasgard_preload.so target/release/libvulkan_asgard.so
+	install -d $(DESTDIR)$(PREFIX)/libexec $(DESTDIR)$(PREFIX)/share/qemu/vhost-user
+	ln -sf ../bin/asgard $(DESTDIR)$(PREFIX)/libexec/vhost-user-gpu-asgard
+	sed 's|@PREFIX@|$(PREFIX)|' host-device/vhost-user.json > $(DESTDIR)$(PREFIX)/share/qemu/vhost-user/50-asgard.json
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man1 out/man/asgard.1
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions out/completions/asgard
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions out/completions/_asgard

@@ -209,6 +209,9 @@ pub(crate) struct MachineArgs {
     /// No display: guests can only compute and render
     #[arg(long, conflicts_with = "display")]
     no_display: bool,
+    /// Keep the newest picture of each display in this folder, as 0.png, 1.png and so on
+    #[arg(long, value_name = "FOLDER")]
+    frames: Option<PathBuf>,
 }
 
 impl MachineArgs {
@@ -232,6 +235,10 @@ impl MachineArgs {
         options
             .front_args
             .extend(self.front_args().map(OsString::from));
+        if let Some(folder) = &self.frames {
+            options.front_args.push("--frames".into());
+            options.front_args.push(folder.into());
+        }
     }
 
     fn front_args(&self) -> impl Iterator<Item = String> {

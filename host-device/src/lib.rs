@@ -25,6 +25,7 @@ use std::io;
 pub mod capset;
 mod context;
 pub mod device;
+pub mod display;
 pub mod fence;
 pub mod link;
 pub mod listener;

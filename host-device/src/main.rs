@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -59,8 +61,23 @@ enum Command {
     Probe,
 }
 
+/// Under this name the command is `asgard serve`: managers of virtual machines start a vhost-user device by a
+/// program's name alone.
+const DEVICE: &str = "vhost-user-gpu-asgard";
+
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let called = arguments
+        .first()
+        .and_then(|name| Path::new(name).file_name());
+    if called == Some(DEVICE.as_ref()) {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments());
     cli::log(cli.verbose);
     let done = match cli.command {
         Command::Run(args) => cli::run::main(args, cli.verbose),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use asgard_host_device::device::Summary;
+use asgard_host_device::display::Display;
 use asgard_host_device::supervisor::{Order, Report};
 use asgard_host_device::vmm::vhost_user;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -37,7 +38,10 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args
         .machine
         .config(args.device.config(), color_buffer_memory_index);
-    let served = vhost_user::serve(UnixStream::from(connection), config, Arc::clone(&control));
+    let display = args.machine.frames.clone().map(Display::start);
+    let display = display.transpose().context("cannot write pictures")?;
+    let connection = UnixStream::from(connection);
+    let served = vhost_user::serve(connection, config, display, Arc::clone(&control));
     let error = served.err().map(|error| error.to_string());
     Report::ended(Summary::default(), error).send(&control)?;
     Ok(ExitCode::SUCCESS)

@@ -18,6 +18,9 @@ use super::{DeviceArgs, MachineArgs, run};
 const DEVICE: &str = "vhost-user-test-device-pci";
 const OLDEST_QEMU: [u32; 2] = [11, 1];
 
+/// How long the device may take to end after the machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How much memory QEMU gives a guest that nobody says otherwise for.
 const DEFAULT_MEMORY: &str = "128M";
 
@@ -65,7 +68,7 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
     }
     check_version(qemu)?;
 
-    let mut options = args.device.supervisor_options(1, Duration::ZERO, verbose);
+    let mut options = args.device.supervisor_options(1, PATIENCE, verbose);
     args.machine.add_to(&mut options);
     let mut supervisor = Supervisor::new(options);
     let device = supervisor

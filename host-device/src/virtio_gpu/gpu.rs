@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use asgard_asg::submit::Command as Submitted;
 use asgard_asg::{Mapping, doorbell};
@@ -28,6 +29,9 @@ use crate::resource::Shape;
 /// The largest picture and the deepest stack of pictures.
 const MAX_EXTENT: u32 = 16_384;
 const MAX_LAYERS: u32 = 2048;
+
+/// How long a renderer process may take to answer what needs no waiting; it may have to start first.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The largest cursor.
 const MAX_CURSOR: u32 = 512;
@@ -188,6 +192,8 @@ struct Context {
     /// Rings, to ring their doorbells.
     rings: BTreeMap<u32, Arc<Mapping>>,
     pending: BTreeMap<u64, Pending>,
+    /// Requests that its renderer process has to answer at once, by their tokens.
+    prompt: BTreeMap<u64, Instant>,
     /// Its commands wait for its renderer process to read.
     backed_up: bool,
     /// Its renderer process has died, and another answers for it.
@@ -649,6 +655,7 @@ impl Gpu {
                 };
                 if let Some(context) = self.contexts.get_mut(&ctx_id) {
                     context.pending.insert(token, pending);
+                    context.prompt.insert(token, Instant::now());
                 }
                 self.tell(
                     host,
@@ -1151,6 +1158,7 @@ impl Gpu {
             return;
         };
         let pending = std::mem::take(&mut context.pending);
+        context.prompt.clear();
         if std::mem::take(&mut context.backed_up) {
             self.schedule.release(Key::Context(ctx_id));
         }
@@ -1217,6 +1225,9 @@ impl Gpu {
                     command,
                 };
                 if let Some(context) = self.contexts.get_mut(&ctx_id) {
+                    if ticket.fence.is_none() {
+                        context.prompt.insert(token, Instant::now());
+                    }
                     context.pending.insert(token, Pending::Submit(ticket));
                 }
                 self.tell(host, ctx_id, request, None);
@@ -1408,6 +1419,7 @@ impl Gpu {
         let Some(context) = self.contexts.get_mut(&ctx_id) else {
             return;
         };
+        context.prompt.remove(&token);
         match context.pending.remove(&token) {
             None => tracing::warn!("a renderer process answers what nobody asked"),
             Some(Pending::Submit(ticket)) => {
@@ -1435,6 +1447,26 @@ impl Gpu {
             }
         }
         self.run(host);
+    }
+
+    /// When a renderer process will have been silent for too long.
+    pub fn deadline(&self) -> Option<Instant> {
+        let since = self.contexts.values().flat_map(|c| c.prompt.values());
+        since.min().map(|since| *since + PATIENCE)
+    }
+
+    /// Gives up renderer processes that have been silent for too long.
+    pub fn give_up(&mut self, host: &mut dyn Host, now: Instant) {
+        let late = |c: &Context| c.prompt.values().any(|since| now >= *since + PATIENCE);
+        let silent: Vec<u32> = self
+            .contexts
+            .iter()
+            .filter(|(_, context)| late(context))
+            .map(|(ctx_id, _)| *ctx_id)
+            .collect();
+        for ctx_id in silent {
+            self.gone(host, ctx_id, "its renderer process does not answer");
+        }
     }
 
     /// A renderer process is gone. Another one, without a driver, takes its place at the rings, and tells

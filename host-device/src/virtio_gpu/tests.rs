@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use asgard_asg::layout;
 use asgard_asg::submit::Command as Submitted;
@@ -1493,6 +1494,28 @@ fn a_dead_renderer_process_costs_its_context_and_nothing_else() {
     m.gpu.gone(&mut m.host, 1, "killed again");
     assert_eq!(m.host.open, BTreeSet::from([2]));
     assert_eq!(m.ctx(1, cmd::CTX_DESTROY, &[0_u32; 0]), resp::OK_NODATA);
+}
+
+#[test]
+fn a_renderer_process_that_does_not_answer_is_given_up() {
+    let mut m = Machine::new();
+    m.context(1);
+    m.context(2);
+    // A fence may take for ever.
+    let fence = m.submit(fenced(2, Some(0), 4), EXPORT);
+    assert_eq!(m.gpu.deadline(), None);
+    let header = Header {
+        ctx_id: 1,
+        ..Header::default()
+    };
+    let stuck = m.submit(header, PLACEHOLDER);
+    let deadline = m.gpu.deadline().unwrap();
+    let early = deadline - Duration::from_millis(1);
+    m.gpu.give_up(&mut m.host, early);
+    assert_eq!(m.kind(stuck), None);
+    m.gpu.give_up(&mut m.host, deadline);
+    assert_eq!(m.kind(stuck), Some(resp::ERR_UNSPEC));
+    assert_eq!((m.kind(fence), m.gpu.deadline()), (None, None));
 }
 
 #[test]

@@ -17,9 +17,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use asgard_asg::kumquat::Socket;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::fs::SealFlags;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
@@ -40,6 +41,7 @@ use vm_memory::{
 
 use self::vring::{Chain, Vring};
 use self::window::Window;
+use crate::display::Display;
 use crate::link::{Link, Request, Sent};
 use crate::supervisor::Report;
 use crate::virtio_gpu::gpu::{Command, Config, Gpu, Host, Show};
@@ -71,8 +73,13 @@ const LINK: u64 = 1 << 32;
 
 /// Serves one virtual machine until it goes away.
 ///
-/// `control` leads to the supervisor, which gives renderer processes.
-pub fn serve(connection: UnixStream, config: Config, control: Arc<Socket>) -> io::Result<()> {
+/// `control` leads to the supervisor, which gives renderer processes; `display` shows what the guest does.
+pub fn serve(
+    connection: UnixStream,
+    config: Config,
+    display: Option<Display>,
+    control: Arc<Socket>,
+) -> io::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let watch = |fd: BorrowedFd<'_>, what| {
         epoll::add(
@@ -97,6 +104,7 @@ pub fn serve(connection: UnixStream, config: Config, control: Arc<Socket>) -> io
         links: BTreeMap::new(),
         window,
         control,
+        display,
     };
     let window_size = config.window;
     let gpu = Gpu::new(config);
@@ -112,12 +120,9 @@ pub fn serve(connection: UnixStream, config: Config, control: Arc<Socket>) -> io
     let mut more = false;
     loop {
         events.clear();
-        let now = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let timeout = lock(&front).timeout(more);
         let spare = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(&epoll, spare, more.then_some(&now)) {
+        match epoll::wait(&epoll, spare, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -139,6 +144,7 @@ pub fn serve(connection: UnixStream, config: Config, control: Arc<Socket>) -> io
                 _ => kicked = true,
             }
         }
+        lock(&front).give_up();
         more = kicked && lock(&front).take_commands();
         lock(&front).outside.tell();
     }
@@ -207,6 +213,27 @@ impl Front {
         }
     }
 
+    /// How long to wait for an event: not at all if there is `more` to do.
+    fn timeout(&self, more: bool) -> Option<Timespec> {
+        let left = if more {
+            Duration::ZERO
+        } else {
+            self.gpu
+                .deadline()?
+                .saturating_duration_since(Instant::now())
+        };
+        Some(Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        })
+    }
+
+    fn give_up(&mut self) {
+        if self.gpu.deadline().is_some() {
+            self.gpu.give_up(&mut self.outside, Instant::now());
+        }
+    }
+
     fn mapped(&mut self) {
         for (res_id, done) in self.outside.window.take_done() {
             self.gpu.mapped(&mut self.outside, res_id, done);
@@ -266,6 +293,7 @@ struct Outside {
     links: BTreeMap<u32, Linked>,
     window: Window,
     control: Arc<Socket>,
+    display: Option<Display>,
 }
 
 impl Outside {
@@ -414,10 +442,14 @@ impl Host for Outside {
     }
 
     fn is_watched(&self, _scanout: usize) -> bool {
-        false
+        self.display.is_some()
     }
 
-    fn show(&mut self, _scanout: usize, _what: Show) {}
+    fn show(&mut self, scanout: usize, what: Show) {
+        if let Some(display) = &self.display {
+            display.show(scanout, what);
+        }
+    }
 
     fn cannot_shrink(&self, file: &OwnedFd) -> bool {
         let seals = rustix::fs::fcntl_get_seals(file).unwrap_or(SealFlags::empty());

@@ -4,6 +4,7 @@
 
 mod connections;
 mod lies;
+mod machines;
 mod messages;
 mod processes;
 mod rings;
