@@ -43,9 +43,14 @@ have_icd() { compgen -G "/usr/share/vulkan/icd.d/$1*.json" >/dev/null; }
 
 mesa_ok() {
     have_icd lvp_icd && have_icd gfxstream_vk_icd || return 1
-    command -v dpkg-query >/dev/null || return 0
+    # Drivers that came without a package are their owner's affair.
+    ! dpkg-query -W mesa-vulkan-drivers || at_least_mesa_min mesa-vulkan-drivers
+}
+
+# at_least_mesa_min PACKAGE: it is installed, and new enough.
+at_least_mesa_min() {
     local version
-    version=$(dpkg-query -W -f '${Version}' mesa-vulkan-drivers 2>/dev/null) || return 0
+    version=$(dpkg-query -W -f '${Version}' "$1" 2>/dev/null) && [ -n "$version" ] || return 1
     dpkg --compare-versions "$version" ge "$MESA_MIN"
 }
 
@@ -67,7 +72,12 @@ find_missing() {
     need libc6-dev "links Rust programs" test -e /usr/include/stdlib.h
     need libvulkan1 "the Vulkan loader" have_library libvulkan.so.1
     need mesa-vulkan-drivers "lavapipe, and the gfxstream guest driver, $MESA_MIN or newer" mesa_ok
+    need libgl1-mesa-dri "OpenGL on Vulkan (zink), $MESA_MIN or newer" at_least_mesa_min libgl1-mesa-dri
+    need libglx-mesa0 "OpenGL for X11, of the same version" at_least_mesa_min libglx-mesa0
     need vulkan-tools "vulkaninfo and vkcube, which the tests run" command -v vkcube
+    need mesa-utils "programs of OpenGL" command -v glxinfo
+    need glmark2-x11 "a benchmark of OpenGL that checks what it draws" command -v glmark2
+    need vkd3d-demos "programs of Direct3D 12" command -v vkd3d-triangle
     need xvfb "a screen for vkcube" command -v Xvfb
     need weston "a Wayland compositor for vkcube" command -v weston-screenshooter
     need valgrind "leaks of the guest driver" command -v valgrind
@@ -146,7 +156,7 @@ add_backports() {
 }
 
 install_missing() {
-    local codename package packages=() mesa=''
+    local codename package packages=() mesa=()
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
     case $codename in
     bookworm | trixie) ;;
@@ -157,12 +167,15 @@ install_missing() {
     fi
 
     for package in "${missing[@]}"; do
-        if [ "$package" = mesa-vulkan-drivers ]; then mesa=$package; else packages+=("$package"); fi
+        case $package in
+        mesa-vulkan-drivers | lib*-mesa*) mesa+=("$package") ;;
+        *) packages+=("$package") ;;
+        esac
     done
 
     say "asking apt what there is"
     apt_get update
-    if [ -n "$mesa" ]; then
+    if [ ${#mesa[@]} != 0 ]; then
         if [ "$codename" = bookworm ]; then
             if ! mesa_available; then
                 add_backports
@@ -170,10 +183,10 @@ install_missing() {
             fi
             # From backports come Mesa and, of what it depends on, only what
             # bookworm's own versions cannot satisfy (libdrm).
-            mesa=mesa-vulkan-drivers/bookworm-backports
+            mesa=("${mesa[@]/%//bookworm-backports}")
         fi
         mesa_available || die "apt knows no mesa-vulkan-drivers >= $MESA_MIN"
-        packages+=("$mesa")
+        packages+=("${mesa[@]}")
     fi
     say "installing: ${packages[*]}"
     apt_get install --no-install-recommends "${packages[@]}"
@@ -182,7 +195,7 @@ install_missing() {
 rust_ok || explain_rust
 find_missing
 if [ ${#missing[@]} = 0 ]; then
-    say "all there: Rust $rust_have, Vulkan loader, Mesa, vulkan-tools, Xvfb, weston, valgrind, validation layers"
+    say "all there: Rust $rust_have, Vulkan loader, Mesa, vulkan-tools, Xvfb, weston, programs of OpenGL and Direct3D, valgrind, validation layers"
     exit 0
 fi
 install_missing

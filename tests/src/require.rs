@@ -10,7 +10,9 @@ fn missing(name: &str) -> Option<String> {
         "mesa" => std::env::var_os("VK_DRIVER_FILES").is_some() || via::lavapipe().is_some(),
         "gfxstream" => via::gfxstream().is_some(),
         "asgard" => via::asgard().is_some(),
-        "vulkaninfo" | "vkcube" => via::find_program(name).is_some(),
+        "vulkaninfo" | "vkcube" | "glxinfo" | "glmark2" | "vkd3d-triangle" => {
+            via::find_program(name).is_some()
+        }
         "xvfb" => via::find_program("Xvfb").is_some(),
         "wayland" => via::find_program("weston-screenshooter").is_some(),
         "preload" => via::sibling("libasgard_preload.so").is_some(),
@@ -26,6 +28,9 @@ fn missing(name: &str) -> Option<String> {
         "mesa" => "no lavapipe driver is installed, and VK_DRIVER_FILES names no other",
         "gfxstream" => "no gfxstream guest driver is installed (Debian: mesa-vulkan-drivers)",
         "vulkaninfo" | "vkcube" => "vulkaninfo and vkcube are not installed (Debian: vulkan-tools)",
+        "glxinfo" => "glxinfo is not installed (Debian: mesa-utils)",
+        "glmark2" => "glmark2 is not installed (Debian: glmark2-x11)",
+        "vkd3d-triangle" => "vkd3d-triangle is not installed (Debian: vkd3d-demos)",
         "preload" => "libasgard_preload.so is not built (cargo build --workspace)",
         "valgrind" => "valgrind is not installed (Debian: valgrind)",
         "validation" => {
@@ -42,7 +47,8 @@ fn missing(name: &str) -> Option<String> {
 }
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
-/// "preload" (the library beside it), "vulkaninfo", "vkcube", "xvfb", "wayland", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
+/// "preload" (the library beside it), "vulkaninfo", "vkcube", "glxinfo", "glmark2", "vkd3d-triangle", "xvfb",
+/// "wayland", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.

@@ -1,10 +1,11 @@
 //! Programs that we did not write, through the stock driver and through ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
 use asgard_tests::require::require;
+use asgard_tests::screen::XServer;
 use asgard_tests::via::{self, Stack};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -189,6 +190,81 @@ fn vulkaninfo_through_our_own_driver_differs_only_as_intended() {
     if require(&["mesa", "asgard", "vulkaninfo"]) {
         differs_only_as_intended(Stack::Asgard, OWN_DIFFERS);
     }
+}
+
+/// A program whose OpenGL or OpenGL ES is Mesa's zink, on the Vulkan of a stack.
+fn zink(stack: Stack, program: &str, x: &XServer) -> Command {
+    let mut command = via::command(stack, program).unwrap();
+    command
+        .envs([("GALLIUM_DRIVER", "zink"), ("LIBGL_ALWAYS_SOFTWARE", "1")])
+        .env("DISPLAY", &x.display)
+        .env_remove("WAYLAND_DISPLAY");
+    command
+}
+
+#[test]
+fn opengl_on_our_own_driver_shows_what_it_shows_natively() {
+    if !require(&["mesa", "asgard", "glxinfo", "xvfb"]) {
+        return;
+    }
+    let lines = |stack| -> BTreeSet<String> {
+        let x = XServer::start(&[]).unwrap();
+        let mut command = zink(stack, "glxinfo", &x);
+        // Limits too, and each extension on a line of its own.
+        command.args(["-l", "-s"]);
+        let done = via::run(command, LIMIT).unwrap().success().unwrap();
+        assert!(done.stdout.contains("zink Vulkan"), "{}", done.stdout);
+        let lines = done.stdout.lines().map(|line| line.trim().to_owned());
+        lines.collect()
+    };
+    let (native, through) = (lines(Stack::Native), lines(Stack::Asgard));
+    // Memory and displays change between any two runs.
+    let changes = |line: &&String| {
+        let line = line.to_lowercase();
+        line.contains("memory") || line.contains("display")
+    };
+    // Imported memory, and sparse memory: hidden by the host.
+    let hidden = |line: &&String| line.contains("pinned_memory") || line.contains("_sparse_");
+    let missing: Vec<_> = native
+        .difference(&through)
+        .filter(|line| !changes(line) && !hidden(line))
+        .collect();
+    // Sync files: the renderer makes them of fences of its own.
+    let more = |line: &&String| line.starts_with("GL_EXT_semaphore");
+    let new: Vec<_> = through
+        .difference(&native)
+        .filter(|line| !changes(line) && !more(line))
+        .collect();
+    println!(
+        "{} lines are the same",
+        native.intersection(&through).count()
+    );
+    assert!(native.len() > 400, "a short report: {native:?}");
+    assert!(
+        missing.is_empty() && new.is_empty(),
+        "missing: {missing:?}; natively not there: {new:?}"
+    );
+}
+
+#[test]
+fn opengl_on_our_own_driver_draws_what_glmark2_expects() {
+    if !require(&["mesa", "asgard", "glmark2", "xvfb"]) {
+        return;
+    }
+    // It looks at a pixel of each of its scenes, and says whether it is as it must be.
+    let verdicts = |stack| -> Vec<String> {
+        let x = XServer::start(&[]).unwrap();
+        let mut command = zink(stack, "glmark2", &x);
+        command.arg("--validate");
+        let done = via::run(command, LIMIT).unwrap().success().unwrap();
+        assert!(done.stdout.contains("zink Vulkan"), "{}", done.stdout);
+        let lines = (done.stdout.lines()).filter(|line| line.contains("Validation: "));
+        lines.map(str::to_owned).collect()
+    };
+    let (native, through) = (verdicts(Stack::Native), verdicts(Stack::Asgard));
+    let good = |line: &&String| line.ends_with("Success");
+    assert!(native.iter().filter(good).count() >= 20, "{native:#?}");
+    assert_eq!(through, native);
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Screen {
     }
 
     /// Waits until this is on it.
-    fn wait_for(&self, holds: impl Fn(&Picture) -> bool) -> Option<Picture> {
+    fn wait_for(&self, mut holds: impl FnMut(&Picture) -> bool) -> Option<Picture> {
         let end = Instant::now() + Duration::from_secs(60);
         while Instant::now() < end {
             let picture = match self {
@@ -179,6 +179,42 @@ fn a_window_that_nobody_sees_does_not_stop_its_program() {
     via::run(command, LIMIT).unwrap().success().unwrap();
 }
 
+#[test]
+fn direct3d_on_our_own_driver_paints_the_native_picture() {
+    if require(&["mesa", "asgard", "vkd3d-triangle", "xvfb"]) {
+        let picture = |stack| {
+            let mut command = via::command(stack, "vkd3d-triangle").unwrap();
+            still(
+                &mut command,
+                &Screen::x11(&[]),
+                &format!("triangle_{stack:?}"),
+            )
+        };
+        let (ours, native) = (picture(Stack::Asgard), picture(Stack::Native));
+        assert!(ours.pixels == native.pixels, "the pictures differ");
+    }
+}
+
+/// What a program paints that paints one picture and keeps it.
+fn still(command: &mut Command, screen: &Screen, name: &str) -> Picture {
+    screen.show(command);
+    let mut child = (command.stdout(Stdio::null()).stderr(Stdio::null()))
+        .spawn()
+        .unwrap();
+    // It may be looked at while it is painted.
+    let mut last = Vec::new();
+    let seen = screen.wait_for(|picture| {
+        let same = picture.pixels == last;
+        last.clone_from(&picture.pixels);
+        same && colors(picture).len() > 100
+    });
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let _ = child.wait();
+    let seen = seen.unwrap_or_else(|| panic!("{name}: no picture was seen"));
+    save(&seen, name);
+    seen
+}
+
 /// What `swapchain` presents last is what the screen shows, pixel for pixel.
 fn presents(stack: Stack, screen: &Screen, arguments: &[&str], size: (u32, u32)) {
     let mut command = via::command(stack, SWAPCHAIN).unwrap();
@@ -232,8 +268,12 @@ fn turns(stack: Stack, screen: &Screen, name: &str) {
     let _ = child.wait();
     let picture = seen.expect("no cube was seen on the screen");
     assert!(larger.is_some(), "the picture does not follow its window");
-    let file = format!("vkcube_{stack:?}_{name}.png");
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file);
+    save(&picture, &format!("vkcube_{stack:?}_{name}"));
+}
+
+/// Writes a picture where people can look at it.
+fn save(picture: &Picture, name: &str) {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
     picture.write(&path).unwrap();
     println!("see {}", path.display());
 }
@@ -264,11 +304,17 @@ fn resize(x: &XServer, width: u32, height: u32) {
 
 /// Whether there is a window with a cube: that much grey ground, and a picture of many colours on it.
 fn has_cube(picture: &Picture, least: usize) -> bool {
-    let mut colors: BTreeMap<[u8; 3], usize> = BTreeMap::new();
-    for pixel in &picture.pixels {
-        *colors.entry(*pixel).or_default() += 1;
-    }
+    let colors = colors(picture);
     // vkcube clears to 0.2 of white.
     let ground = colors.get(&[51, 51, 51]).copied().unwrap_or(0);
     ground > least && colors.len() > 100
+}
+
+/// How many pixels have which colour.
+fn colors(picture: &Picture) -> BTreeMap<[u8; 3], usize> {
+    let mut colors = BTreeMap::new();
+    for pixel in &picture.pixels {
+        *colors.entry(*pixel).or_default() += 1;
+    }
+    colors
 }
