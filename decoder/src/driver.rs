@@ -30,9 +30,24 @@ impl std::fmt::Debug for Loader {
     }
 }
 
+/// Lets the functions of libm be found among those of this program, for as long as it runs.
+///
+/// Drivers that compile shaders for the processor look there for what their code calls, and Mesa's
+/// calls a null pointer where it finds nothing.
+fn offer_mathematics() {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: libm has no initialisers but those of any C library.
+    match unsafe { Library::open(Some("libm.so.6"), RTLD_NOW | RTLD_GLOBAL) } {
+        Ok(library) => std::mem::forget(library),
+        // Other C libraries are their own libm.
+        Err(error) => tracing::debug!(%error, "no libm of its own"),
+    }
+}
+
 impl Loader {
     /// Opens the system's Vulkan loader.
     pub(crate) fn open() -> Result<Self, Error> {
+        offer_mathematics();
         // SAFETY: the Vulkan loader's initialisers do what initialisers of system libraries do.
         let library = unsafe { libloading::Library::new("libvulkan.so.1") }
             .map_err(|e| Error::NoDriver(format!("the Vulkan loader cannot be opened: {e}")))?;

@@ -18,6 +18,7 @@ macro_rules! for_each_scene {
             graphics "a textured, lit scene with a render pass and with dynamic rendering",
             compute "integer reduction of 64 MiB, specialization constants, indirect dispatch",
             matrix "products of matrices in shared memory of workgroups, against the processor's",
+            floats "functions of numbers with a fraction, against the processor's",
             transfer "copies, blits, clears, fills and updates at odd offsets and sizes",
             queries "occlusion, pipeline statistics, order of timestamps, resets by the host",
             events "events between host and device, and between commands",
