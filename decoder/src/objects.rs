@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_chosen_token_names_its_object_once() {
-        let objects = Objects::new(10);
+        let objects = Objects::new(10, false);
         let claim = |token, kind| objects.claim(token, kind, 7, 42);
         let token = chosen(Kind::Buffer, 1, 0);
         claim(token, Kind::Buffer).unwrap();
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn tokens_that_cannot_be_chosen_are_refused() {
-        let objects = Objects::new(10);
+        let objects = Objects::new(10, false);
         for token in [
             0,
             u64::from(Kind::Buffer as u8) << 56 | 1 << 32 | 1,
