@@ -10,7 +10,7 @@ fn missing(name: &str) -> Option<String> {
         "mesa" => std::env::var_os("VK_DRIVER_FILES").is_some() || via::lavapipe().is_some(),
         "gfxstream" => via::gfxstream().is_some(),
         "asgard" => via::asgard().is_some(),
-        "vulkaninfo" | "vkcube" | "glxinfo" | "glmark2" | "vkd3d-triangle" => {
+        "vulkaninfo" | "vkcube" | "glxinfo" | "glmark2" | "vkd3d-triangle" | "ffmpeg" => {
             via::find_program(name).is_some()
         }
         "xvfb" => via::find_program("Xvfb").is_some(),
@@ -30,6 +30,7 @@ fn missing(name: &str) -> Option<String> {
         "vulkaninfo" | "vkcube" => "vulkaninfo and vkcube are not installed (Debian: vulkan-tools)",
         "glxinfo" => "glxinfo is not installed (Debian: mesa-utils)",
         "glmark2" => "glmark2 is not installed (Debian: glmark2-x11)",
+        "ffmpeg" => "ffmpeg is not installed (Debian: ffmpeg)",
         "vkd3d-triangle" => "vkd3d-triangle is not installed (Debian: vkd3d-demos)",
         "preload" => "libasgard_preload.so is not built (cargo build --workspace)",
         "valgrind" => "valgrind is not installed (Debian: valgrind)",
@@ -47,7 +48,7 @@ fn missing(name: &str) -> Option<String> {
 }
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
-/// "preload" (the library beside it), "vulkaninfo", "vkcube", "glxinfo", "glmark2", "vkd3d-triangle", "xvfb",
+/// "preload" (the library beside it), "vulkaninfo", "vkcube", "glxinfo", "glmark2", "vkd3d-triangle", "ffmpeg", "xvfb",
 /// "wayland", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
 ///
 /// Otherwise the reason is printed and the test should return.

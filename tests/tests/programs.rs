@@ -268,6 +268,39 @@ fn opengl_on_our_own_driver_draws_what_glmark2_expects() {
 }
 
 #[test]
+fn ffmpeg_filters_on_our_own_driver_as_natively() {
+    if !require(&["mesa", "asgard", "ffmpeg"]) {
+        return;
+    }
+    for filter in [
+        "gblur_vulkan=sigma=3",
+        "chromaber_vulkan=dist_x=2",
+        "hflip_vulkan",
+        "transpose_vulkan",
+        "scale_vulkan=w=160:h=120",
+    ] {
+        // What the pictures of a short film are afterwards.
+        let sum = |stack| {
+            let mut command = via::command(stack, "ffmpeg").unwrap();
+            command
+                .args(["-nostdin", "-v", "error", "-init_hw_device", "vulkan=vk:0"])
+                .args(["-filter_hw_device", "vk", "-f", "lavfi"])
+                .args(["-i", "testsrc2=s=320x240:r=10:d=0.5", "-vf"])
+                .arg(format!(
+                    "format=yuv420p,hwupload,{filter},hwdownload,format=yuv420p"
+                ))
+                .args(["-f", "framemd5", "-"]);
+            via::run(command, LIMIT).unwrap().success().unwrap().stdout
+        };
+        let native = sum(Stack::Native);
+        // Five pictures below a few lines about all of them.
+        let pictures = native.lines().filter(|line| !line.starts_with('#'));
+        assert_eq!(pictures.count(), 5, "{filter}: {native}");
+        assert_eq!(sum(Stack::Asgard), native, "{filter}");
+    }
+}
+
+#[test]
 fn every_extension_that_our_own_driver_does_not_show_has_a_reason() {
     if !require(&["mesa", "asgard"]) {
         return;
