@@ -19,10 +19,16 @@ impl Features {
     pub const NONE: Self = Self(0);
     /// Guests choose the ids of what they create, and do not wait for the answer.
     pub const CHOSEN_IDS: Self = Self(1);
+    /// A host holds what a command buffer has recorded until it is begun again, reset or freed, so that
+    /// guests need not send an equal recording.
+    pub const KEPT_RECORDINGS: Self = Self(2);
     /// All that this code knows.
-    pub const ALL: Self = Self(1);
+    pub const ALL: Self = Self(3);
 
-    const NAMES: [(&'static str, Self); 1] = [("chosen-ids", Self::CHOSEN_IDS)];
+    const NAMES: [(&'static str, Self); 2] = [
+        ("chosen-ids", Self::CHOSEN_IDS),
+        ("kept-recordings", Self::KEPT_RECORDINGS),
+    ];
 
     /// Each alone, and its name.
     pub fn each() -> impl Iterator<Item = (&'static str, Self)> {

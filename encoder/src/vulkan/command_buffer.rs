@@ -1,12 +1,19 @@
 //! Command buffers: recorded here, sent when they are submitted.
+//!
+//! A recording that equals the one that the host holds is not sent again. Tokens are never used twice, so
+//! equal bytes name the same objects; what else can take the meaning from the host's recording is looked
+//! after in [`flush`].
 
 use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use asgard_protocol::extension::Features;
 use parking_lot::Mutex;
 
 use super::*;
 use crate::driver::stage;
 use crate::object::Dispatchable;
+use crate::process::Process;
 use crate::vulkan::device::device;
 
 /// A command buffer.
@@ -18,10 +25,31 @@ pub(crate) struct CommandBuffer {
     /// in one thread at a time, and does not record while it is submitted.
     recording: UnsafeCell<Vec<u8>>,
     /// Held while it is sent: a secondary command buffer may be part of submissions of several threads.
-    sending: Mutex<()>,
+    sending: Mutex<Held>,
+    /// The recording may be executed once.
+    once: AtomicBool,
+    /// The recording binds descriptor sets.
+    binds_sets: AtomicBool,
+    /// What the application begins for one submission is recorded for many, because it comes again.
+    returns: AtomicBool,
     /// Handles of the secondary command buffers that it executes.
     secondaries: Mutex<Vec<u64>>,
 }
+
+/// What the host holds of a command buffer.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// [`CommandBuffer::returns`] when it was begun.
+    returns: bool,
+    /// [`Device::descriptor_updates`] when it was recorded.
+    ///
+    /// [`Device::descriptor_updates`]: device::Device::descriptor_updates
+    updates: u64,
+}
+
+/// Larger recordings are not kept: what is kept is there twice.
+const MOST: usize = 4 << 20;
 
 impl CommandBuffer {
     fn new(device: VkDevice, level: VkCommandBufferLevel) -> Self {
@@ -30,6 +58,9 @@ impl CommandBuffer {
             primary: level == VK_COMMAND_BUFFER_LEVEL_PRIMARY,
             recording: UnsafeCell::default(),
             sending: Mutex::default(),
+            once: AtomicBool::new(false),
+            binds_sets: AtomicBool::new(false),
+            returns: AtomicBool::new(false),
             secondaries: Mutex::default(),
         }
     }
@@ -56,10 +87,50 @@ impl CommandBuffer {
         // SAFETY: the caller's promise.
         unsafe { self.recording() }.clear();
         self.secondaries.lock().clear();
+        self.binds_sets.store(false, Ordering::Relaxed);
+    }
+
+    /// The host holds nothing of it any more.
+    pub(crate) fn lose(&self) {
+        *self.sending.lock() = Held::default();
+    }
+
+    /// Whether the host need not be sent the recording, which is not empty; notes that it holds it from
+    /// now on, if it is worth being kept.
+    fn is_held(&self, held: &mut Held, recording: &mut Vec<u8>) -> bool {
+        let kept = Process::get().is_some_and(|p| p.features.has(Features::KEPT_RECORDINGS));
+        if !kept || recording.len() > MOST || !self.secondaries.lock().is_empty() {
+            *held = Held::default();
+            return false;
+        }
+        let returns = self.returns.load(Ordering::Relaxed);
+        // SAFETY: it is a live command buffer's, and applications keep the device longer.
+        let updates = unsafe { device(self.device) }.descriptor_updates();
+        let same = *recording == held.bytes && returns == held.returns;
+        let bound = !self.binds_sets.load(Ordering::Relaxed) || updates == held.updates;
+        let once = self.once.load(Ordering::Relaxed);
+        if same && bound && !once {
+            return true;
+        }
+        if same && once {
+            self.returns.store(true, Ordering::Relaxed);
+        } else if !same && held.returns && returns {
+            self.returns.store(false, Ordering::Relaxed);
+        }
+        held.bytes.clear();
+        held.bytes.extend_from_slice(recording);
+        held.returns = returns;
+        held.updates = updates;
+        false
     }
 }
 
 /// Sends what was recorded since the last time, secondary command buffers first.
+///
+/// Not sent is what the host holds already, unless its recording is of no use any more: because it was
+/// for one submission, because a descriptor set was written to since (Vulkan, "Command Buffer Lifecycle"),
+/// or because it executes others, which may have been recorded again. Where only the first of these
+/// stands against it, the command buffer is begun for many submissions from now on.
 ///
 /// # Safety
 /// The handles are live.
@@ -71,19 +142,21 @@ pub(super) unsafe fn flush(queue: VkQueue, handle: VkCommandBuffer) {
         // SAFETY: it was executed by this one, so it is still live.
         unsafe { flush(queue, VkCommandBuffer(secondary)) };
     }
-    let _sending = buffer.data.sending.lock();
+    let mut held = buffer.data.sending.lock();
     // SAFETY: it is being submitted, so nobody records; other submissions are kept out by the lock.
     let recording = unsafe { buffer.data.recording() };
     if recording.is_empty() {
         return;
     }
-    Driver.call(&mut p::vkQueueFlushCommandsGOOGLE {
-        queue,
-        commandBuffer: handle,
-        dataSize: recording.len() as u64,
-        pData: recording.as_ptr().cast(),
-        ..zeroed()
-    });
+    if !buffer.data.is_held(&mut held, recording) {
+        Driver.call(&mut p::vkQueueFlushCommandsGOOGLE {
+            queue,
+            commandBuffer: handle,
+            dataSize: recording.len() as u64,
+            pData: recording.as_ptr().cast(),
+            ..zeroed()
+        });
+    }
     recording.clear();
 }
 
@@ -112,6 +185,14 @@ fn stages(bind_point: VkPipelineBindPoint) -> VkShaderStageFlags {
         }
         _ => VK_SHADER_STAGE_COMPUTE_BIT,
     }
+}
+
+/// Notes that a command buffer depends on what descriptor sets contain.
+#[inline]
+fn binds_sets(handle: VkCommandBuffer) {
+    // SAFETY: the application passes a live command buffer.
+    let buffer = unsafe { Dispatchable::<CommandBuffer>::from_handle(handle.0) };
+    buffer.data.binds_sets.store(true, Ordering::Relaxed);
 }
 
 impl CommandBufferCommands for Driver {
@@ -149,6 +230,11 @@ impl CommandBufferCommands for Driver {
                 // Ignored there, so it may be garbage.
                 info.pInheritanceInfo = std::ptr::null();
             }
+            if buffer.data.returns.load(Ordering::Relaxed) {
+                info.flags &= !VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
+            }
+            let once = info.flags & VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT != 0;
+            buffer.data.once.store(once, Ordering::Relaxed);
             stage(
                 buffer.data.recording(),
                 &p::vkBeginCommandBufferAsyncGOOGLE {
@@ -177,6 +263,16 @@ impl CommandBufferCommands for Driver {
                 .forget();
         }
         VK_SUCCESS
+    }
+
+    fn vkCmdBindDescriptorSets(&self, c: &mut p::vkCmdBindDescriptorSets) {
+        binds_sets(c.commandBuffer);
+        self.record(c);
+    }
+
+    fn vkCmdBindDescriptorSets2(&self, c: &mut p::vkCmdBindDescriptorSets2) {
+        binds_sets(c.commandBuffer);
+        self.record(c);
     }
 
     fn vkCmdExecuteCommands(&self, c: &mut p::vkCmdExecuteCommands) {

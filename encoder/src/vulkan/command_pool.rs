@@ -40,9 +40,9 @@ impl CommandPoolCommands for Driver {
                 .into_iter()
                 .flatten()
             {
-                Dispatchable::<CommandBuffer>::from_handle(*handle)
-                    .data
-                    .forget();
+                let buffer = Dispatchable::<CommandBuffer>::from_handle(*handle);
+                buffer.data.forget();
+                buffer.data.lose();
             }
         }
         self.call(c)

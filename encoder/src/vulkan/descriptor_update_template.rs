@@ -161,7 +161,9 @@ impl DescriptorUpdateTemplateCommands for Driver {
 impl DescriptorSetCommands for Driver {
     fn vkUpdateDescriptorSetWithTemplate(&self, c: &mut p::vkUpdateDescriptorSetWithTemplate) {
         // SAFETY: the application passes a live device.
-        let known = unsafe { device(c.device) }.templates.lock();
+        let device = unsafe { device(c.device) };
+        device.updates_descriptors();
+        let known = device.templates.lock();
         let Some(template) = known.get(&c.descriptorUpdateTemplate.0).cloned() else {
             return;
         };

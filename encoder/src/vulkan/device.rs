@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -34,6 +35,8 @@ pub(crate) struct Device {
     pub(crate) fences: Fences,
     pub(crate) semaphores: Semaphores,
     pub(super) buffers: Requirements,
+    /// How often descriptor sets were written to.
+    descriptor_updates: AtomicU64,
     pub(super) images: Requirements,
     /// The extensions that it was created with.
     extensions: HashSet<CString>,
@@ -52,6 +55,17 @@ pub(crate) unsafe fn device<'a>(handle: VkDevice) -> &'a Device {
 }
 
 impl Device {
+    /// How often descriptor sets were written to so far: what binds them and is older has to be
+    /// recorded again.
+    pub(super) fn descriptor_updates(&self) -> u64 {
+        self.descriptor_updates.load(Ordering::Relaxed)
+    }
+
+    /// Descriptor sets are about to be written to.
+    pub(super) fn updates_descriptors(&self) {
+        self.descriptor_updates.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The family of a queue.
     pub(super) fn family_of(&self, queue: VkQueue) -> u32 {
         let queues = self.queues.lock();
@@ -226,6 +240,7 @@ impl DeviceCommands for Driver {
                 fences: Fences::default(),
                 semaphores: Semaphores::default(),
                 buffers: Requirements::default(),
+                descriptor_updates: AtomicU64::new(0),
                 images: Requirements::default(),
                 // SAFETY: the application passes as many names as it says.
                 extensions: (0..count as usize)
@@ -350,6 +365,12 @@ impl DeviceCommands for Driver {
         };
         // SAFETY: the application passes as many structs as it says.
         unsafe { bind(c.bindInfoCount, c.pBindInfos, |info| info.pNext, call) }
+    }
+
+    fn vkUpdateDescriptorSets(&self, c: &mut p::vkUpdateDescriptorSets) {
+        // SAFETY: the application passes a live device.
+        unsafe { device(c.device) }.updates_descriptors();
+        self.call(c);
     }
 
     fn vkGetBufferMemoryRequirements2(&self, c: &mut p::vkGetBufferMemoryRequirements2) {

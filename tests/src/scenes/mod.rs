@@ -25,6 +25,7 @@ macro_rules! for_each_scene {
             fences "fences and chains of binary semaphores",
             timeline "timeline semaphores between host and device",
             secondary "secondary command buffers for compute, render passes and dynamic rendering",
+            again "the same commands recorded again and again, while what they work on changes",
             indirect "indirect, multi-draw and counted draws",
             push_constants "push constants in pieces and for several stages",
             descriptors "descriptor writes, copies, reuse, dynamic offsets, images, updates after binding",
