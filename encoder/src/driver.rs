@@ -27,10 +27,10 @@ pub(crate) trait Guest {
         }
     }
 
-    /// Sends a command that has no reply, and tells whether it could be sent.
+    /// Sends a command that has no reply at once, and tells whether it could be sent.
     fn send<C: Command>(&self, c: &mut C) -> VkResult {
-        match stream::with(|s| s.call(c)) {
-            Ok(_) => VK_SUCCESS,
+        match stream::with(|s| s.send(c)) {
+            Ok(()) => VK_SUCCESS,
             Err(error) => {
                 lost(&error);
                 VK_ERROR_DEVICE_LOST

@@ -7,6 +7,7 @@ use asgard_protocol::extension::{Features, GENERATIONS, IDS, chosen, chosen_numb
 use asgard_protocol::types::Kind;
 use parking_lot::Mutex;
 
+use crate::stream::Unsent;
 use crate::virtgpu::{self, Error, VirtGpu};
 
 /// Says what to use of Asgard's own part of the wire: `all`, `none`, or names of features.
@@ -17,6 +18,7 @@ pub(crate) struct Process {
     /// The number of the last packet; the host runs them in this order.
     sequence: AtomicU32,
     blobs: AtomicU64,
+    pub(crate) unsent: Unsent,
     /// What both ends use of Asgard's own part of the wire.
     pub(crate) features: Features,
     ids: Mutex<Ids>,
@@ -122,6 +124,15 @@ impl Process {
         }
     }
 
+    /// It is this process' own, and not one that a fork has left behind.
+    pub(crate) fn is_current(&self) -> bool {
+        let current = CURRENT.load(Ordering::Acquire);
+        // SAFETY: what is published there is never freed.
+        let slot = unsafe { current.as_ref() };
+        let process = slot.and_then(|slot| slot.get()?.as_ref());
+        process.is_some_and(|process| std::ptr::eq(process, self))
+    }
+
     /// The process' own, connected at the first call.
     #[inline]
     pub(crate) fn get() -> Option<&'static Self> {
@@ -157,6 +168,7 @@ impl Process {
             device,
             sequence: AtomicU32::new(0),
             blobs: AtomicU64::new(0),
+            unsent: Unsent::default(),
             ids: Mutex::default(),
         })
     }
@@ -176,11 +188,9 @@ impl Process {
         }
     }
 
-    /// The number of the next packet. Whoever takes one must send its packet at once.
-    pub(crate) fn next_sequence(&self) -> u32 {
-        self.sequence
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(1)
+    /// The number before those of the next `n` packets. Whoever takes them must send the packets at once.
+    pub(crate) fn sequence_numbers(&self, n: u32) -> u32 {
+        self.sequence.fetch_add(n, Ordering::Relaxed)
     }
 
     /// A number for memory that is to be mapped.

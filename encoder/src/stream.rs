@@ -1,12 +1,18 @@
 //! A thread's stream to the host: packets out, replies in.
+//!
+//! Packets that are not answered are collected, and sent together: with the next one that is answered or
+//! submits, when there are many, or before another thread sends anything.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use asgard_asg::guest::{GuestChannel, GuestConfig};
 use asgard_protocol::extension::{self, CHOOSE_IDS, Features, USE_FEATURES};
 use asgard_protocol::wire::Source;
 use asgard_protocol::{Arena, Command, DecodeError, Reader, Writer, packet};
+use parking_lot::Mutex;
 
 use crate::object::Objects;
 use crate::process::Process;
@@ -28,11 +34,11 @@ pub(crate) enum Lost {
 }
 
 thread_local! {
-    static STREAM: RefCell<Option<Stream>> = const { RefCell::new(None) };
+    static STREAM: RefCell<Option<Arc<Stream>>> = const { RefCell::new(None) };
 }
 
 /// Runs `f` with this thread's stream, which is opened at the first call.
-pub(crate) fn with<T>(f: impl FnOnce(&mut Stream) -> Result<T, Lost>) -> Result<T, Lost> {
+pub(crate) fn with<T>(f: impl FnOnce(&Arc<Stream>) -> Result<T, Lost>) -> Result<T, Lost> {
     let process = Process::get().ok_or(Lost::NoRenderer)?;
     let mut f = Some(f);
     let done = STREAM.try_with(|stream| {
@@ -45,25 +51,82 @@ pub(crate) fn with<T>(f: impl FnOnce(&mut Stream) -> Result<T, Lost>) -> Result<
                 stream.insert(Stream::open(process)?)
             }
         };
-        f.take().map(|f| stream.run(f)).transpose()
+        f.take().map(|f| f(stream)).transpose()
     });
     match (done, f) {
         (Ok(Ok(Some(result))), _) => Ok(result),
         (Ok(Err(error)), _) => Err(error),
         // The thread's own is closed already, as in a destructor at the program's end: one for this call.
-        (_, Some(f)) => Stream::open(process)?.run(f),
+        (_, Some(f)) => f(&Stream::open(process)?),
         (_, None) => Err(Lost::Before),
     }
 }
 
+/// A thread's stream. Other threads look into it only to send what it has collected.
 pub(crate) struct Stream {
     process: &'static Process,
+    /// So many bytes of packets are collected before they are sent; 0 sends each at once.
+    batch: usize,
+    ring: Mutex<Open>,
+}
+
+/// The ring, and what is not in it yet.
+struct Open {
     replies: Replies,
-    packet: Vec<u8>,
+    /// Packets that were not sent.
+    packets: Vec<u8>,
+    /// Where in them sequence numbers are missing: they are taken when the packets are sent, so that
+    /// nobody waits for a number that is not on its way.
+    numbers: Vec<usize>,
     arena: Arena,
     /// A call has failed: what follows in the ring has no meaning.
     lost: bool,
 }
+
+/// Which stream has packets that were not sent; never more than one, so that the packets of two threads
+/// that the program has put in order are sent in that order.
+#[derive(Default)]
+pub(crate) struct Unsent {
+    /// Its address; 0 while there is none. Set to another stream's under the lock below only, and to 0
+    /// by whoever holds the ring.
+    holder: AtomicUsize,
+    stream: Mutex<Weak<Stream>>,
+}
+
+impl Unsent {
+    /// Sends what another stream than this one has collected.
+    #[inline]
+    fn settle(&self, me: usize) {
+        let holder = self.holder.load(Ordering::Acquire);
+        if holder != 0 && holder != me {
+            self.settle_now(me, &self.stream.lock());
+        }
+    }
+
+    #[cold]
+    fn settle_now(&self, me: usize, stream: &Weak<Stream>) {
+        loop {
+            let holder = self.holder.load(Ordering::Acquire);
+            if holder == 0 || holder == me {
+                return;
+            }
+            match stream.upgrade() {
+                Some(other) => {
+                    // Its own thread may be at it, and waits for an answer afterwards.
+                    if let Some(mut ring) = other.ring.try_lock_for(Duration::from_micros(100)) {
+                        // Its own thread hears of an error.
+                        let _ = other.publish(&mut ring);
+                    }
+                }
+                // Its thread ends, and sends it.
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+}
+
+/// Of packets that are collected: less than a flush of any host's ring.
+const BATCH: usize = 3 << 10;
 
 /// The ring, and reply bytes that were received and not yet read.
 struct Replies {
@@ -79,7 +142,7 @@ impl Source for Replies {
 }
 
 impl Stream {
-    fn open(process: &'static Process) -> Result<Self, Lost> {
+    fn open(process: &'static Process) -> Result<Arc<Self>, Lost> {
         let Ring {
             memory,
             ping,
@@ -91,61 +154,146 @@ impl Stream {
         };
         let mut channel = GuestChannel::new(memory, config, ping)?;
         // The client's flags, a word before the first packet.
-        let mut packet = vec![0; 4];
+        let mut packets = vec![0; 4];
         if process.features != Features::NONE {
-            extension::write(USE_FEATURES, &[process.features.bits()], &mut packet);
+            extension::write(USE_FEATURES, &[process.features.bits()], &mut packets);
         }
-        channel.write(&packet)?;
-        Ok(Self {
+        channel.write(&packets)?;
+        packets.clear();
+        let batches = process.features.has(Features::BATCHES);
+        Ok(Arc::new(Self {
             process,
-            replies: Replies { channel },
-            packet,
-            arena: Arena::new(),
-            lost: false,
-        })
+            batch: if batches { BATCH } else { 0 },
+            ring: Mutex::new(Open {
+                replies: Replies { channel },
+                packets,
+                numbers: Vec::new(),
+                arena: Arena::new(),
+                lost: false,
+            }),
+        }))
     }
 
-    fn run<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, Lost>) -> Result<T, Lost> {
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    /// Sends a command, and waits for its reply if it has one; others are collected first.
+    pub(crate) fn call<C: Command>(self: &Arc<Self>, c: &mut C) -> Result<C::Return, Lost> {
+        if !C::HAS_REPLY {
+            return self.collect(&[], c).map(|()| C::LOST);
+        }
+        self.process.unsent.settle(self.address());
+        let open = &mut *self.ring.lock();
+        open.append(&[], c);
+        self.publish(open)?;
+        let mut reader = Reader::arriving(&mut open.replies, &open.arena, &Objects);
+        // SAFETY: the outputs are the application's, valid for writes.
+        let ret = unsafe { c.decode_reply(&mut reader) };
+        drop(reader);
+        open.lost = ret.is_err();
+        open.arena.reset();
+        Ok(ret?)
+    }
+
+    /// Sends a command that has no reply, and all that was collected.
+    pub(crate) fn send<C: Command>(&self, c: &C) -> Result<(), Lost> {
+        self.process.unsent.settle(self.address());
+        let open = &mut *self.ring.lock();
+        open.append(&[], c);
+        self.publish(open)
+    }
+
+    /// Sends a command that makes objects with these ids and is not answered, soon.
+    pub(crate) fn create<C: Command>(self: &Arc<Self>, c: &C, ids: &[u64]) -> Result<(), Lost> {
+        self.collect(ids, c)
+    }
+
+    /// Appends a command that is not answered to what was collected.
+    fn collect<C: Command>(self: &Arc<Self>, ids: &[u64], c: &C) -> Result<(), Lost> {
+        let unsent = &self.process.unsent;
+        let me = self.address();
+        if self.batch != 0 && unsent.holder.load(Ordering::Acquire) != me {
+            // From here on this is the one that has unsent packets.
+            let mut stream = unsent.stream.lock();
+            unsent.settle_now(me, &stream);
+            *stream = Arc::downgrade(self);
+            let open = &mut *self.ring.lock();
+            unsent.holder.store(me, Ordering::Release);
+            return self.append(ids, c, open);
+        }
+        let open = &mut *self.ring.lock();
+        if unsent.holder.load(Ordering::Acquire) == me {
+            return self.append(ids, c, open);
+        }
+        // Another thread has just sent what was collected, or nothing is.
+        open.append(ids, c);
+        self.publish(open)
+    }
+
+    fn append<C: Command>(&self, ids: &[u64], c: &C, open: &mut Open) -> Result<(), Lost> {
+        open.append(ids, c);
+        if open.packets.len() < self.batch && !open.lost {
+            return Ok(());
+        }
+        self.publish(open)
+    }
+
+    /// Sends what was collected.
+    fn publish(&self, open: &mut Open) -> Result<(), Lost> {
+        let sent = open.publish(self.process);
+        let (me, none) = (self.address(), Ordering::Relaxed);
+        let holder = &self.process.unsent.holder;
+        if holder.load(none) == me {
+            holder.store(0, Ordering::Release);
+        }
+        sent
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            // What a parent has collected is the parent's to send.
+            return;
+        }
+        let mut open = self.ring.lock();
+        // Nobody is left to hear of an error.
+        let _ = self.publish(&mut open);
+    }
+}
+
+impl Open {
+    /// Appends a command, and the ids of what it makes before it.
+    fn append<C: Command>(&mut self, ids: &[u64], c: &C) {
+        if !ids.is_empty() {
+            extension::write(CHOOSE_IDS, ids, &mut self.packets);
+        }
+        if !C::ON_COMMAND_BUFFER {
+            self.numbers.push(self.packets.len() + packet::HEADER);
+        }
+        let mut writer = Writer::new(&mut self.packets, &Objects);
+        // SAFETY: the application's pointers are valid as the specification demands.
+        unsafe { packet::encode(c, 0, &mut writer) };
+    }
+
+    fn publish(&mut self, process: &Process) -> Result<(), Lost> {
         if self.lost {
+            self.packets.clear();
+            self.numbers.clear();
             return Err(Lost::Before);
         }
-        let result = f(self);
-        self.lost = result.is_err();
-        result
-    }
-
-    /// Sends a command, and waits for its reply if it has one.
-    pub(crate) fn call<C: Command>(&mut self, c: &mut C) -> Result<C::Return, Lost> {
-        self.packet.clear();
-        self.send(c)?;
-        if !C::HAS_REPLY {
-            return Ok(C::LOST);
+        if self.packets.is_empty() {
+            return Ok(());
         }
-        let mut reader = Reader::arriving(&mut self.replies, &self.arena, &Objects);
-        // SAFETY: the outputs are the application's, valid for writes.
-        let ret = unsafe { c.decode_reply(&mut reader)? };
-        drop(reader);
-        self.arena.reset();
-        Ok(ret)
-    }
-
-    /// Sends a command that makes objects with these ids, and is not answered.
-    pub(crate) fn create<C: Command>(&mut self, c: &C, ids: &[u64]) -> Result<(), Lost> {
-        self.packet.clear();
-        extension::write(CHOOSE_IDS, ids, &mut self.packet);
-        self.send(c)
-    }
-
-    /// Sends what is in the packet, and a command behind it.
-    fn send<C: Command>(&mut self, c: &C) -> Result<(), Lost> {
-        let sequence = if C::ON_COMMAND_BUFFER {
-            0
-        } else {
-            self.process.next_sequence()
-        };
-        let mut writer = Writer::new(&mut self.packet, &Objects);
-        // SAFETY: the application's pointers are valid as the specification demands.
-        unsafe { packet::encode(c, sequence, &mut writer) };
-        Ok(self.replies.channel.write(&self.packet)?)
+        let mut number = process.sequence_numbers(self.numbers.len() as u32);
+        for at in self.numbers.drain(..) {
+            number = number.wrapping_add(1);
+            self.packets[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        let sent = self.replies.channel.write(&self.packets);
+        self.packets.clear();
+        self.lost = sent.is_err();
+        Ok(sent?)
     }
 }

@@ -22,12 +22,16 @@ impl Features {
     /// A host holds what a command buffer has recorded until it is begun again, reset or freed, so that
     /// guests need not send an equal recording.
     pub const KEPT_RECORDINGS: Self = Self(2);
+    /// A host takes several packets in one record of the ring, so that guests may collect what is not
+    /// answered.
+    pub const BATCHES: Self = Self(4);
     /// All that this code knows.
-    pub const ALL: Self = Self(3);
+    pub const ALL: Self = Self(7);
 
-    const NAMES: [(&'static str, Self); 2] = [
+    const NAMES: [(&'static str, Self); 3] = [
         ("chosen-ids", Self::CHOSEN_IDS),
         ("kept-recordings", Self::KEPT_RECORDINGS),
+        ("batches", Self::BATCHES),
     ];
 
     /// Each alone, and its name.

@@ -260,7 +260,7 @@ impl DeviceCommands for Driver {
         c.pAllocator = std::ptr::null();
         // SAFETY: the application passes a live device.
         fence::destroy_spare(c.device, unsafe { &device(c.device).fences });
-        self.call(c);
+        self.send(c);
         // SAFETY: the application does not use the device or its queues any more.
         unsafe {
             let device = Dispatchable::<Device>::take(c.device.0);

@@ -296,7 +296,7 @@ impl DeviceMemoryCommands for Driver {
             .lock()
             .remove(&c.memory.0);
         c.pAllocator = std::ptr::null();
-        self.call(c);
+        self.send(c);
         drop(known);
     }
 

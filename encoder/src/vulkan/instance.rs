@@ -107,7 +107,7 @@ impl InstanceCommands for Driver {
             return;
         }
         c.pAllocator = std::ptr::null();
-        self.call(c);
+        self.send(c);
         // SAFETY: the application does not use the instance any more.
         unsafe {
             let instance = Dispatchable::<Instance>::take(c.instance.0);
