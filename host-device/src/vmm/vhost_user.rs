@@ -6,7 +6,7 @@
 //!
 //! One thread does everything and waits only in `epoll`. That is what keeps the machine running: the machine
 //! monitor waits for our answers, holding its own locks, so nothing here may ever wait for the machine monitor. The
-//! one request that has to, mapping memory into the guest's window, has a thread of its own ([`window`]).
+//! one request that has to, mapping memory into the guest's window, has a thread of its own (`window`).
 
 mod vring;
 mod window;
