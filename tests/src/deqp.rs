@@ -130,6 +130,21 @@ pub fn runner_results(text: &str, when: u64) -> Result<Outcomes> {
     Ok(outcomes)
 }
 
+/// What `deqp-runner` says on its standard error about cases that went wrong, the first time if they ran twice.
+#[must_use]
+pub fn runner_remarks(text: &str) -> BTreeMap<String, String> {
+    let mut remarks = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((case, rest)) = (line.split_once("Test ")).and_then(|(_, l)| l.split_once(": "))
+            && let Some((status, _)) = rest.split_once(": See ")
+        {
+            let remark = || format!("{} at first", status.to_lowercase());
+            remarks.entry(case.to_owned()).or_insert_with(remark);
+        }
+    }
+    remarks
+}
+
 /// How many cases a status line of `deqp-runner` counts: `Pass: 10, Skip: 2, Duration: 3, Remaining: 1:20`.
 #[must_use]
 pub fn runner_progress(line: &str) -> Option<u64> {
@@ -326,6 +341,15 @@ mod tests {
         assert_eq!(runner_results(text, 7).unwrap(), outcomes(&expected));
         assert!(runner_results("dEQP-VK.a.b,Splendid,0.5", 7).is_err());
         assert!(runner_results("dEQP-VK.a.b", 7).is_err());
+    }
+
+    #[test]
+    fn the_first_remark_on_a_case_counts() {
+        let text = "ERROR - dEQP error: a library complains: Test it\n\
+            ERROR - Test dEQP-VK.a.b: Crash: See \"/out/c1.r1.log\"\n\
+            ERROR - Test dEQP-VK.a.b: Fail: See \"/out/c1.r2.log\"\n";
+        let expected = BTreeMap::from([("dEQP-VK.a.b".to_owned(), "crash at first".to_owned())]);
+        assert_eq!(runner_remarks(text), expected);
     }
 
     #[test]

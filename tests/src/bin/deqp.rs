@@ -330,6 +330,13 @@ impl Runner<'_> {
             bail!("deqp-runner left no results:\n{words}")
         })?;
         let mut outcomes = deqp::runner_results(&text, when)?;
+        for (case, remark) in deqp::runner_remarks(&fs::read_to_string(&words)?) {
+            if let Some(outcome) = outcomes.get_mut(&case)
+                && outcome.status == Status::Flake
+            {
+                outcome.reason = remark;
+            }
+        }
         self.collect_logs(dir.path(), &mut outcomes)?;
         Ok(outcomes)
     }
@@ -349,7 +356,9 @@ impl Runner<'_> {
                 && let Some(outcome) = outcomes.get_mut(case)
             {
                 let log = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-                outcome.reason = deqp::reasons(&log).remove(case).unwrap_or_default();
+                if let Some(reason) = deqp::reasons(&log).remove(case) {
+                    outcome.reason = reason;
+                }
             } else if !name.ends_with(".log") {
                 continue;
             }
