@@ -78,7 +78,7 @@ pub(crate) use function;
 const MOST_ROOM: usize = 64 << 20;
 
 /// Calls the driver with room for at least `least` bytes, whatever the guest says, and hands on the
-/// `size` bytes that the guest has room for.
+/// `size` bytes that the guest has room for. What the driver leaves alone stays as the guest sent it.
 pub(crate) fn with_room<T>(
     data: *mut std::ffi::c_void,
     size: usize,
@@ -92,11 +92,15 @@ pub(crate) fn with_room<T>(
         return Err(Error::Nonsense("results that are larger than their room"));
     }
     let mut room = vec![0u64; least.max(size).div_ceil(8)];
-    let ret = call(room.as_mut_ptr().cast());
-    if !data.is_null() {
-        // SAFETY: decoding made `size` bytes of room at `data`, and ours is not smaller.
-        unsafe { std::ptr::copy_nonoverlapping(room.as_ptr().cast::<u8>(), data.cast(), size) };
+    if data.is_null() {
+        return Ok(call(room.as_mut_ptr().cast()));
     }
+    let ours = room.as_mut_ptr().cast::<u8>();
+    // SAFETY: decoding made `size` bytes of room at `data`, and ours is not smaller.
+    unsafe { std::ptr::copy_nonoverlapping(data.cast(), ours, size) };
+    let ret = call(ours.cast());
+    // SAFETY: as above.
+    unsafe { std::ptr::copy_nonoverlapping(ours, data.cast(), size) };
     Ok(ret)
 }
 

@@ -198,6 +198,7 @@ fn host_reset(gpu: &Gpu, report: &mut Report) -> Result<()> {
         let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WITH_AVAILABILITY;
         let ready = unsafe { gpu.device.get_query_pool_results(*queries, 0, &mut state, flags) };
         ensure!(ready == Err(vk::Result::NOT_READY), "after a reset the queries are {ready:?}");
+        ensure!(state == [[7, 0]; 2], "results that are not there were written: {state:?}");
         gpu.run(|device, cmd| {
             canvas.draw(device, cmd, vk::SubpassContents::INLINE, || unsafe {
                 squares.bind(device, cmd);
