@@ -77,6 +77,17 @@ fn hide_features(core: &mut VkPhysicalDeviceFeatures) {
     core.sparseResidencyAliased = 0;
 }
 
+/// An empty list, of what belongs to a hidden feature.
+///
+/// # Safety
+/// The count was decoded.
+unsafe fn none(count: *mut u32) -> Result<(), Error> {
+    // SAFETY: the caller's promise.
+    let count = unsafe { count.as_mut() };
+    *count.ok_or(Error::Nonsense("no room for a number"))? = 0;
+    Ok(())
+}
+
 /// The same for the structs of a chain.
 ///
 /// # Safety
@@ -174,6 +185,22 @@ impl PhysicalDeviceCommands for Engine {
             }
         }
         Ok(())
+    }
+
+    fn vkGetPhysicalDeviceSparseImageFormatProperties(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceSparseImageFormatProperties,
+    ) -> Result<(), Error> {
+        // SAFETY: decoding placed the count.
+        unsafe { none(c.pPropertyCount) }
+    }
+
+    fn vkGetPhysicalDeviceSparseImageFormatProperties2(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceSparseImageFormatProperties2,
+    ) -> Result<(), Error> {
+        // SAFETY: decoding placed the count.
+        unsafe { none(c.pPropertyCount) }
     }
 
     fn vkEnumeratePhysicalDevices(

@@ -18,6 +18,17 @@ pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<
         buffer(gpu, report)?;
     }
     let residency = binding && gpu.features.sparse_residency_image2_d == vk::TRUE;
+    let formats = unsafe {
+        gpu.instance.get_physical_device_sparse_image_format_properties(
+            gpu.physical,
+            vk::Format::R8G8B8A8_UNORM,
+            vk::ImageType::TYPE_2D,
+            vk::SampleCountFlags::TYPE_1,
+            vk::ImageUsageFlags::TRANSFER_DST,
+            vk::ImageTiling::OPTIMAL,
+        )
+    };
+    ensure!(residency || formats.is_empty(), "sparse images are hidden, and their formats are not");
     if report.needs("sparse image", residency, "sparseResidencyImage2D is not shown") {
         image(gpu, report)?;
     }
