@@ -563,6 +563,11 @@ impl<'a> Reader<'a> {
             };
         }
         if n == 0 {
+            if self.out && !self.exact {
+                // Room for nothing is not the same as null, which asks a driver how much there is.
+                // SAFETY: the caller's slot is valid.
+                unsafe { *slot = ptr::NonNull::dangling().as_ptr() };
+            }
             return Ok(ptr::null_mut());
         }
         if self.made.is_none() && n.saturating_mul(min) > self.rest.len() {

@@ -318,3 +318,25 @@ fn every_chained_struct_is_in_the_round_trip() {
     let names: std::collections::BTreeSet<&str> = COMMANDS.iter().map(|c| c.name).collect();
     assert_eq!(names.len(), COMMANDS.len());
 }
+
+/// "None of them" and "how many are there" are different questions, and drivers tell them apart by the pointer.
+#[test]
+fn room_for_nothing_is_not_null() {
+    let mut none = 0u32;
+    let mut room: [types::VkQueueFamilyProperties; 0] = [];
+    for (pointer, there) in [(room.as_mut_ptr(), true), (std::ptr::null_mut(), false)] {
+        let asked = commands::vkGetPhysicalDeviceQueueFamilyProperties {
+            pQueueFamilyPropertyCount: &raw mut none,
+            pQueueFamilyProperties: pointer,
+            ..zeroed()
+        };
+        // SAFETY: the pointers are valid for as many values as the count says: none.
+        let bytes = encoded(&Tokens, None, false, |w| unsafe { asked.encode_request(w) });
+        let arena = Arena::new();
+        let mut r = Reader::request(&bytes, &arena, &Tokens);
+        type Asked = commands::vkGetPhysicalDeviceQueueFamilyProperties;
+        // SAFETY: what is read is in the arena.
+        let got = unsafe { Asked::decode_request(&mut r) }.unwrap();
+        assert_eq!(!got.pQueueFamilyProperties.is_null(), there);
+    }
+}
