@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::policy::Policy;
 use crate::registry::{Decl, Raw, RawType, Value};
-use crate::wire::{Cond, Each, Len, Prim, Target, Wire};
+use crate::wire::{Cond, Each, Len, Prim, Target, Unknown, Wire};
 
 /// A member or parameter.
 #[derive(Clone, Debug)]
@@ -754,7 +754,13 @@ impl<'a> Resolver<'a> {
             let wire = match base_type {
                 Some(RawType::Handle { .. }) => Wire::Handle {
                     kind: kind(base).to_owned(),
-                    lenient: self.policy.lenient.contains_key(&item),
+                    unknown: if self.policy.lenient.contains_key(&item) {
+                        Unknown::Stale
+                    } else if self.policy.ignorable.contains_key(&item) {
+                        Unknown::Ignored
+                    } else {
+                        Unknown::Error
+                    },
                 },
                 Some(RawType::FunctionPointer) => Wire::Function,
                 Some(RawType::Struct { union: true, .. }) => {
@@ -771,7 +777,7 @@ impl<'a> Resolver<'a> {
                 _ if base == "size_t" => Wire::Size,
                 _ => Wire::Plain(self.prim(base).with_context(|| format!("unknown {base}"))?),
             };
-            if matches!(wire, Wire::Handle { lenient: true, .. }) {
+            if matches!(&wire, Wire::Handle { unknown, .. } if *unknown != Unknown::Error) {
                 self.policy.used(&item);
             }
             if m.dims.is_empty() {

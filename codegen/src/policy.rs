@@ -25,6 +25,8 @@ struct File {
     #[serde(default)]
     lenient: Vec<Items>,
     #[serde(default)]
+    ignorable: Vec<Items>,
+    #[serde(default)]
     legacy_stype: Vec<LegacyStype>,
     #[serde(default)]
     external: Vec<External>,
@@ -171,6 +173,8 @@ pub struct Policy {
     pub union_first: BTreeMap<String, String>,
     /// Handles that become null when stale.
     pub lenient: BTreeMap<String, String>,
+    /// Handles that may be garbage where they are ignored, and then become null.
+    pub ignorable: BTreeMap<String, String>,
     /// Root struct -> (old sType, struct).
     pub legacy_stypes: Vec<(String, i64, String)>,
     /// Platform type -> its Rust spelling; none when only pointers to it exist.
@@ -262,6 +266,7 @@ impl Policy {
         all(&mut self.nullable, file.nullable)?;
         all(&mut self.union_first, file.union_first)?;
         all(&mut self.lenient, file.lenient)?;
+        all(&mut self.ignorable, file.ignorable)?;
         all(&mut self.double_pointers, file.double_pointer)?;
         all(&mut self.unknown_lengths, file.unknown_length)?;
         all(&mut self.drops, file.drop)?;
@@ -326,6 +331,7 @@ impl Policy {
             self.body_if.keys().collect(),
             self.union_first.keys().collect(),
             self.lenient.keys().collect(),
+            self.ignorable.keys().collect(),
             self.double_pointers.keys().collect(),
             self.pointers.keys().collect(),
             self.lengths.keys().collect(),

@@ -120,6 +120,17 @@ pub enum Cond {
     Word(String),
 }
 
+/// What a handle is that names no live object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// An error.
+    Error,
+    /// Null: stock guests send stale ones.
+    Stale,
+    /// Null: it may stand where nobody looks, and be garbage.
+    Ignored,
+}
+
 /// The form of one member or parameter.
 #[derive(Clone, Debug)]
 pub enum Wire {
@@ -129,12 +140,12 @@ pub enum Wire {
     Size,
     /// A function pointer: 8 bytes big endian.
     Function,
-    /// A handle: 8 bytes; null when stale if `lenient`.
+    /// A handle: 8 bytes.
     Handle {
         /// Which object.
         kind: String,
-        /// A stale one is null rather than an error.
-        lenient: bool,
+        /// What one is that names no live object.
+        unknown: Unknown,
     },
     /// A struct in place.
     Struct(String),

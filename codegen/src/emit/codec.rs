@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Out, ident};
 use crate::Model;
 use crate::model::{Command, Field, Struct};
-use crate::wire::{Cond, Each, Len, Target, Wire};
+use crate::wire::{Cond, Each, Len, Target, Unknown, Wire};
 
 /// Implementations of `Wire` for every struct and union.
 pub(super) fn structs(model: &Model) -> String {
@@ -504,12 +504,12 @@ fn decode_field(out: &mut Out, model: &Model, f: &Field, place: &str, tokens: bo
         Wire::Function => out.line(format!("{at} = r.function()?;")),
         Wire::Handle {
             kind,
-            lenient: true,
+            unknown: Unknown::Error,
         } => {
-            out.line(format!("{at}.0 = r.handle_or_null(Kind::{kind})?;"));
+            out.line(format!("{at}.0 = r.handle(Kind::{kind}, {})?;", f.required));
         }
         Wire::Handle { kind, .. } => {
-            out.line(format!("{at}.0 = r.handle(Kind::{kind}, {})?;", f.required));
+            out.line(format!("{at}.0 = r.handle_or_null(Kind::{kind})?;"));
         }
         Wire::Struct(s)
         | Wire::Union {

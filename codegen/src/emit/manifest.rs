@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::Model;
 use crate::model::{Field, Struct};
-use crate::wire::{Cond, Each, Len, Target, Wire};
+use crate::wire::{Cond, Each, Len, Target, Unknown, Wire};
 
 /// Between the shape and what the host makes of it.
 pub const REMARK: &str = "  # ";
@@ -179,7 +179,10 @@ fn form(model: &Model, wire: &Wire, rust: &str) -> String {
         Wire::Plain(p) => p.rust().to_owned(),
         Wire::Size => "be64".to_owned(),
         Wire::Function => "function be64".to_owned(),
-        Wire::Handle { kind, lenient } => format!("{kind}{}", if *lenient { "?" } else { "" }),
+        Wire::Handle { kind, unknown } => {
+            let stale = *unknown == Unknown::Stale;
+            format!("{kind}{}", if stale { "?" } else { "" })
+        }
         Wire::Struct(s) => s.clone(),
         Wire::Union { name, selector } => match selector {
             Some(selector) => format!("{name} by {selector}"),

@@ -64,7 +64,7 @@ unsafe impl Wire for VkWriteDescriptorSet {
     unsafe fn decode(o: *mut Self, r: &mut Reader<'_>) -> Result<(), DecodeError> { unsafe {
         (*o).sType = r.stype(VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET)?;
         r.chain((&raw mut (*o).pNext).cast())?;
-        (*o).dstSet.0 = r.handle(Kind::DescriptorSet, false)?;
+        (*o).dstSet.0 = r.handle_or_null(Kind::DescriptorSet)?;
         (*o).dstBinding = r.u32()?;
         (*o).dstArrayElement = r.u32()?;
         (*o).descriptorCount = r.count_u32()?;

@@ -94,7 +94,7 @@ unsafe impl Wire for VkGraphicsPipelineCreateInfo {
         (*o).layout.0 = r.handle(Kind::PipelineLayout, false)?;
         (*o).renderPass.0 = r.handle(Kind::RenderPass, false)?;
         (*o).subpass = r.u32()?;
-        (*o).basePipelineHandle.0 = r.handle(Kind::Pipeline, false)?;
+        (*o).basePipelineHandle.0 = r.handle_or_null(Kind::Pipeline)?;
         (*o).basePipelineIndex = r.i32()?;
         Ok(())
     } }
