@@ -326,6 +326,7 @@ fn room_for_nothing_is_not_null() {
     let mut room: [types::VkQueueFamilyProperties; 0] = [];
     for (pointer, there) in [(room.as_mut_ptr(), true), (std::ptr::null_mut(), false)] {
         let asked = commands::vkGetPhysicalDeviceQueueFamilyProperties {
+            physicalDevice: types::VkPhysicalDevice(1),
             pQueueFamilyPropertyCount: &raw mut none,
             pQueueFamilyProperties: pointer,
             ..zeroed()

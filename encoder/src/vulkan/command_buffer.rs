@@ -34,6 +34,8 @@ pub(crate) struct CommandBuffer {
     returns: AtomicBool,
     /// Handles of the secondary command buffers that it executes.
     secondaries: Mutex<Vec<u64>>,
+    /// It is complete, and the host has not got it yet.
+    waits: AtomicBool,
 }
 
 /// What the host holds of a command buffer.
@@ -62,6 +64,7 @@ impl CommandBuffer {
             binds_sets: AtomicBool::new(false),
             returns: AtomicBool::new(false),
             secondaries: Mutex::default(),
+            waits: AtomicBool::default(),
         }
     }
 
@@ -88,6 +91,23 @@ impl CommandBuffer {
         unsafe { self.recording() }.clear();
         self.secondaries.lock().clear();
         self.binds_sets.store(false, Ordering::Relaxed);
+        self.settle();
+    }
+
+    /// The recording is complete, and will be sent when it is submitted.
+    fn wait(&self) {
+        if !self.waits.swap(true, Ordering::AcqRel) {
+            // SAFETY: the device outlives its command buffers.
+            unsafe { device(self.device) }.layouts.hold();
+        }
+    }
+
+    /// The host has got the recording, or never will.
+    pub(crate) fn settle(&self) {
+        if self.waits.swap(false, Ordering::AcqRel) {
+            // SAFETY: the device outlives its command buffers.
+            unsafe { device(self.device) }.layouts.release(self.device);
+        }
     }
 
     /// The host holds nothing of it any more.
@@ -158,6 +178,7 @@ pub(super) unsafe fn flush(queue: VkQueue, handle: VkCommandBuffer) {
         });
     }
     recording.clear();
+    buffer.data.settle();
 }
 
 /// Elements of an application's array that lie `stride` bytes apart: on the wire nothing is between them.
@@ -252,6 +273,10 @@ impl CommandBufferCommands for Driver {
             commandBuffer: c.commandBuffer,
             ..zeroed()
         });
+        // SAFETY: the application passes a live command buffer.
+        unsafe { Dispatchable::<CommandBuffer>::from_handle(c.commandBuffer.0) }
+            .data
+            .wait();
         VK_SUCCESS
     }
 

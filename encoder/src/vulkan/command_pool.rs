@@ -14,6 +14,7 @@ unsafe fn drop_all(handles: impl Iterator<Item = u64>) {
     for handle in handles.filter(|h| *h != 0) {
         // SAFETY: the caller's promise.
         let buffer = unsafe { Dispatchable::<CommandBuffer>::take(handle) };
+        buffer.data.settle();
         Process::give_back(buffer.token);
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Device {
     /// How often descriptor sets were written to.
     descriptor_updates: AtomicU64,
     pub(super) images: Requirements,
+    /// Pipeline layouts that recordings may need.
+    pub(super) layouts: pipeline_layout::Layouts,
     /// The extensions that it was created with.
     extensions: HashSet<CString>,
 }
@@ -237,6 +239,7 @@ impl DeviceCommands for Driver {
                 templates: Mutex::default(),
                 pools: Mutex::default(),
                 private_data: Mutex::default(),
+                layouts: pipeline_layout::Layouts::default(),
                 fences: Fences::default(),
                 semaphores: Semaphores::default(),
                 buffers: Requirements::default(),
@@ -257,6 +260,8 @@ impl DeviceCommands for Driver {
         if c.device.0 == 0 {
             return;
         }
+        // SAFETY: the application passes a live device.
+        unsafe { device(c.device) }.layouts.end(c.device);
         c.pAllocator = std::ptr::null();
         // SAFETY: the application passes a live device.
         fence::destroy_spare(c.device, unsafe { &device(c.device).fences });

@@ -20,6 +20,7 @@ mod image;
 mod instance;
 mod physical_device;
 mod pipeline;
+mod pipeline_layout;
 mod queue;
 mod requirements;
 mod semaphore;
@@ -53,7 +54,7 @@ plain! {
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands
     PerformanceConfigurationCommands PipelineBinaryCommands
-    PipelineCacheCommands PipelineLayoutCommands PrivateDataSlotCommands QueryPoolCommands
+    PipelineCacheCommands PrivateDataSlotCommands QueryPoolCommands
     RenderPassCommands SamplerCommands SamplerYcbcrConversionCommands
     ShaderCommands ShaderModuleCommands TensorCommands
     TensorViewCommands ValidationCacheCommands VideoSessionCommands VideoSessionParametersCommands
