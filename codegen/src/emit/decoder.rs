@@ -154,11 +154,12 @@ pub(super) fn dispatch(model: &Model) -> String {
 
 /// Takes out of a chain of answers what the policy hides.
 fn hidden_features(out: &mut Out, model: &Model) {
-    out.line("/// Clears the features that guests do not see, in the chain that starts at `next`.");
+    out.line("/// Clears the features that guests do not see, in the chain that starts at `next`; true if any was set.");
     out.line("///");
     out.line("/// # Safety");
     out.line("/// The chain was decoded, and nobody else looks at it.");
-    out.line("pub(crate) unsafe fn hide_features(mut next: *mut std::ffi::c_void) {");
+    out.line("pub(crate) unsafe fn hide_features(mut next: *mut std::ffi::c_void) -> bool {");
+    out.line("let mut hidden = false;");
     out.line("// SAFETY: every struct of a decoded chain starts like VkBaseOutStructure, and its type says what it is.");
     out.line("unsafe {");
     out.line("while let Some(base) = next.cast::<VkBaseOutStructure>().as_ref() {");
@@ -168,7 +169,10 @@ fn hidden_features(out: &mut Out, model: &Model) {
             .hidden_features
             .iter()
             .filter(|(name, _)| *name == s.name)
-            .map(|(_, member)| format!("(*next.cast::<{}>()).{member} = 0;", s.name))
+            .map(|(_, member)| {
+                let place = format!("(*next.cast::<{}>()).{member}", s.name);
+                format!("hidden |= std::mem::take(&mut {place}) != 0;")
+            })
             .collect();
         if let (Some(stype), false) = (s.stype(), hidden.is_empty()) {
             out.line(format!("{stype} => {{ {} }}", hidden.join(" ")));
@@ -179,6 +183,7 @@ fn hidden_features(out: &mut Out, model: &Model) {
     out.line("next = base.pNext.cast();");
     out.line("}");
     out.line("}");
+    out.line("hidden");
     out.line("}");
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::driver;
+use crate::{Limits, driver};
 
 impl Engine {
     /// The one physical device of an instance, and its token.
@@ -63,18 +63,46 @@ const UPSTREAM_HEAP: u64 = 2 << 30;
 
 /// Features that guests do not get, wherever they are stated, each for a reason given in the policy for
 /// the extension that it belongs to, or here.
-fn hide_features(core: &mut VkPhysicalDeviceFeatures) {
+fn hidden(core: &mut VkPhysicalDeviceFeatures) -> [&mut VkBool32; 9] {
     // Sparse binding maps the file behind a memory object; what a guest can map is imported memory,
     // which has none that the driver knows of.
-    core.sparseBinding = 0;
-    core.sparseResidencyBuffer = 0;
-    core.sparseResidencyImage2D = 0;
-    core.sparseResidencyImage3D = 0;
-    core.sparseResidency2Samples = 0;
-    core.sparseResidency4Samples = 0;
-    core.sparseResidency8Samples = 0;
-    core.sparseResidency16Samples = 0;
-    core.sparseResidencyAliased = 0;
+    [
+        &mut core.sparseBinding,
+        &mut core.sparseResidencyBuffer,
+        &mut core.sparseResidencyImage2D,
+        &mut core.sparseResidencyImage3D,
+        &mut core.sparseResidency2Samples,
+        &mut core.sparseResidency4Samples,
+        &mut core.sparseResidency8Samples,
+        &mut core.sparseResidency16Samples,
+        &mut core.sparseResidencyAliased,
+    ]
+}
+
+/// Clears them; true if any was set.
+fn hide_features(core: &mut VkPhysicalDeviceFeatures) -> bool {
+    let set = |feature| std::mem::take(feature) != 0;
+    hidden(core).map(set).contains(&true)
+}
+
+/// A device that is to be created asks for features that guests do not get.
+///
+/// # Safety
+/// The struct and its chain were decoded, and nobody else looks at the chain.
+pub(super) unsafe fn wants_hidden(info: &VkDeviceCreateInfo, limits: &Limits) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let next = info.pNext.cast_mut();
+        let mut core: Vec<VkPhysicalDeviceFeatures> = info
+            .pEnabledFeatures
+            .as_ref()
+            .copied()
+            .into_iter()
+            .collect();
+        core.extend(chain::find_mut::<VkPhysicalDeviceFeatures2>(next).map(|f| f.features));
+        core.iter_mut().any(hide_features)
+            || hide_chained_features(next, limits.inline_uniform_blocks)
+    }
 }
 
 /// An empty list, of what belongs to a hidden feature.
@@ -92,21 +120,24 @@ unsafe fn none(count: *mut u32) -> Result<(), Error> {
 ///
 /// # Safety
 /// The chain was decoded, and its structs were filled by the driver.
-unsafe fn hide_chained_features(next: *mut std::ffi::c_void, inline_uniform_blocks: bool) {
+unsafe fn hide_chained_features(next: *mut std::ffi::c_void, inline_uniform_blocks: bool) -> bool {
     // SAFETY: the caller's promise; what is found is this command's own.
     unsafe {
-        generated::hide_features(next);
+        let mut hidden = generated::hide_features(next);
         if inline_uniform_blocks {
-            return;
+            return hidden;
         }
         if let Some(f) = chain::find_mut::<VkPhysicalDeviceVulkan13Features>(next) {
-            f.inlineUniformBlock = 0;
-            f.descriptorBindingInlineUniformBlockUpdateAfterBind = 0;
+            hidden |= std::mem::take(&mut f.inlineUniformBlock) != 0;
+            let late = &mut f.descriptorBindingInlineUniformBlockUpdateAfterBind;
+            hidden |= std::mem::take(late) != 0;
         }
         if let Some(f) = chain::find_mut::<VkPhysicalDeviceInlineUniformBlockFeatures>(next) {
-            f.inlineUniformBlock = 0;
-            f.descriptorBindingInlineUniformBlockUpdateAfterBind = 0;
+            hidden |= std::mem::take(&mut f.inlineUniformBlock) != 0;
+            let late = &mut f.descriptorBindingInlineUniformBlockUpdateAfterBind;
+            hidden |= std::mem::take(late) != 0;
         }
+        hidden
     }
 }
 
@@ -285,6 +316,53 @@ impl PhysicalDeviceCommands for Engine {
             let complete = room.len() >= shown.len();
             *n = room.len().min(shown.len()) as u32;
             Ok(if complete { VK_SUCCESS } else { VK_INCOMPLETE })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use asgard_protocol::zeroed;
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_not_created_with_features_that_are_hidden() {
+        let wants = |core: Option<&VkPhysicalDeviceFeatures>, next: *const std::ffi::c_void| {
+            let info = VkDeviceCreateInfo {
+                pNext: next,
+                pEnabledFeatures: core.map_or(std::ptr::null(), std::ptr::from_ref),
+                ..zeroed()
+            };
+            let limits = Limits {
+                inline_uniform_blocks: false,
+                ..Limits::default()
+            };
+            // SAFETY: the pointers are null or point to structs of the test's own.
+            unsafe { wants_hidden(&info, &limits) }
+        };
+        let core = |sparse| VkPhysicalDeviceFeatures {
+            geometryShader: 1,
+            sparseResidencyBuffer: sparse,
+            ..zeroed()
+        };
+        assert!(!wants(None, std::ptr::null()));
+        assert!(!wants(Some(&core(0)), std::ptr::null()));
+        assert!(wants(Some(&core(1)), std::ptr::null()));
+        for (sparse, uniforms) in [(0, 0), (1, 0), (0, 1)] {
+            let mut newer = VkPhysicalDeviceVulkan13Features {
+                sType: VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+                synchronization2: 1,
+                inlineUniformBlock: uniforms,
+                ..zeroed()
+            };
+            let all = VkPhysicalDeviceFeatures2 {
+                sType: VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
+                pNext: (&raw mut newer).cast(),
+                features: core(sparse),
+            };
+            let expected = sparse + uniforms > 0;
+            assert_eq!(wants(None, (&raw const all).cast()), expected);
         }
     }
 }
