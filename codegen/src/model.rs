@@ -120,6 +120,8 @@ pub struct Command {
     pub level: Level,
     /// The device extensions that bring it, each of them alone; none if something else does.
     pub extensions: Vec<String>,
+    /// The minor version of Vulkan that brings it; 0 if something else does, or the first one.
+    pub since: u32,
     /// The object whose file it belongs to: `device_memory`.
     pub noun: String,
     /// Why it has no encoding.
@@ -543,9 +545,8 @@ impl<'a> Resolver<'a> {
             .commands
             .iter()
             .filter(|c| brought(&c.name) && !c.guest_serves)
-            .filter_map(|c| self.raw.origins.get(c.alias.as_ref()?))
-            .flatten()
-            .filter_map(|origin| origin.split_once("_VERSION_1_")?.1.parse().ok())
+            .filter_map(|c| c.alias.as_ref())
+            .flat_map(|name| minor_versions(self.raw.origins.get(name)))
             .max()
             .unwrap_or(0)
     }
@@ -1052,11 +1053,15 @@ impl<'a> Resolver<'a> {
                 .and_then(|all| all.iter().cloned().collect::<Option<Vec<String>>>())
                 .unwrap_or_default();
             let upstream = upstream.contains(name.as_str());
+            let since = minor_versions(self.raw.origins.get(&name))
+                .min()
+                .unwrap_or(0);
             let command = Command {
                 guest_serves,
                 ahead,
                 guest_absent,
                 extensions,
+                since,
                 upstream,
                 opcode: opcodes[&name],
                 foreign: params.iter().find_map(|p| foreign_field(p, &foreign)),
@@ -1079,6 +1084,12 @@ impl<'a> Resolver<'a> {
         }
         Ok(())
     }
+}
+
+/// The minor versions of Vulkan among what brings something.
+fn minor_versions(origins: Option<&BTreeSet<String>>) -> impl Iterator<Item = u32> {
+    let minor = |origin: &String| origin.split_once("_VERSION_1_")?.1.parse().ok();
+    origins.into_iter().flatten().filter_map(minor)
 }
 
 /// The object a command is about.

@@ -90,6 +90,7 @@ pub(super) fn entrypoints(model: &Model) -> String {
         out.line("}");
     }
     extensions(&mut out, &served);
+    versions(&mut out, &served);
     let names = model.needs_dma_buf.iter().map(|(name, _)| name);
     let names: Vec<&String> = names.collect();
     out.line("/// Device extensions that need memory to be exported as dma-bufs.");
@@ -126,6 +127,26 @@ fn extensions(out: &mut Out, served: &[&Command]) {
         ));
     }
     out.line("_ => &[],");
+    out.line("}");
+    out.line("}");
+}
+
+/// Which version of Vulkan brings a command of devices.
+fn versions(out: &mut Out, served: &[&Command]) {
+    let mut groups: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for c in served.iter().filter(|c| c.level == Level::Device) {
+        if c.since > 0 {
+            let names = groups.entry(c.since).or_default();
+            names.push(format!("b\"{}\"", c.name));
+        }
+    }
+    out.line("/// The minor version of Vulkan that brings a command; 0 for the first one's, and for those of extensions.");
+    out.line("pub(crate) fn since(name: &CStr) -> u32 {");
+    out.line("match name.to_bytes() {");
+    for (minor, names) in groups {
+        out.line(format!("{} => {minor},", names.join(" | ")));
+    }
+    out.line("_ => 0,");
     out.line("}");
     out.line("}");
 }

@@ -42,6 +42,8 @@ pub(crate) struct Device {
     pub(super) layouts: pipeline_layout::Layouts,
     /// The extensions that it was created with.
     extensions: HashSet<CString>,
+    /// The minor version of Vulkan that the application uses.
+    minor: u32,
 }
 
 /// The property flags of each memory type.
@@ -184,12 +186,11 @@ impl DeviceCommands for Driver {
         // SAFETY: the application passes a string.
         let name = unsafe { CStr::from_ptr(c.pName) };
         let extensions = extensions_of(name);
-        if !extensions.is_empty() {
-            // SAFETY: the application passes a live device.
-            let enabled = &unsafe { device(c.device) }.extensions;
-            if !extensions.iter().any(|e| enabled.contains(*e)) {
-                return None;
-            }
+        // SAFETY: the application passes a live device.
+        let device = unsafe { device(c.device) };
+        let enabled = |e: &&CStr| device.extensions.contains(*e);
+        if since(name) > device.minor || !extensions.is_empty() && !extensions.iter().any(enabled) {
+            return None;
         }
         device_entry(name)
     }
@@ -245,6 +246,12 @@ impl DeviceCommands for Driver {
                 buffers: Requirements::default(),
                 descriptor_updates: AtomicU64::new(0),
                 images: Requirements::default(),
+                // SAFETY: the application passes a physical device of this driver's.
+                minor: unsafe {
+                    Dispatchable::<instance::PhysicalDevice>::from_handle(c.physicalDevice.0)
+                }
+                .data
+                .minor,
                 // SAFETY: the application passes as many names as it says.
                 extensions: (0..count as usize)
                     .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.into())

@@ -5,10 +5,18 @@ use parking_lot::Mutex;
 use super::*;
 use crate::object::Dispatchable;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Instance {
     /// The handle of the one physical device, once it was asked for.
     physical: Mutex<u64>,
+    /// The minor version of Vulkan that the application uses.
+    minor: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct PhysicalDevice {
+    /// Its instance's.
+    pub(super) minor: u32,
 }
 
 /// Instance extensions that this driver carries, if the host has them.
@@ -64,7 +72,8 @@ fn physical_device(instance: VkInstance) -> Option<u64> {
         if ret < 0 || count == 0 || token.0 == 0 {
             return None;
         }
-        *known = Dispatchable::new(token.0, ()).into_handle();
+        let minor = object.data.minor;
+        *known = Dispatchable::new(token.0, PhysicalDevice { minor }).into_handle();
     }
     Some(*known)
 }
@@ -92,7 +101,13 @@ impl InstanceCommands for Driver {
             pInstance: &raw mut token,
         });
         if ret == VK_SUCCESS {
-            let handle = Dispatchable::new(token.0, Instance::default()).into_handle();
+            // SAFETY: the application passes null or a struct.
+            let application = unsafe { info.pApplicationInfo.as_ref() };
+            let instance = Instance {
+                physical: Mutex::default(),
+                minor: application.map_or(0, |a| a.apiVersion >> 12 & 0x3ff),
+            };
+            let handle = Dispatchable::new(token.0, instance).into_handle();
             // SAFETY: the application made room for one handle.
             unsafe { *c.pInstance = VkInstance(handle) };
         }
@@ -113,7 +128,7 @@ impl InstanceCommands for Driver {
             let instance = Dispatchable::<Instance>::take(c.instance.0);
             let physical = *instance.data.physical.lock();
             if physical != 0 {
-                drop(Dispatchable::<()>::take(physical));
+                drop(Dispatchable::<PhysicalDevice>::take(physical));
             }
         }
     }
