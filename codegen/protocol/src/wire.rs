@@ -486,7 +486,8 @@ impl<'a> Reader<'a> {
         if self.old.take().is_some_and(|old| old == found) {
             return Ok(expected);
         }
-        if found == expected || self.exact {
+        // In a chain the type says what the struct is to whoever reads it.
+        if found == expected || self.exact && self.depth == 0 {
             Ok(found)
         } else {
             Err(DecodeError::WrongStructure { expected, found })
