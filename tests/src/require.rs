@@ -10,9 +10,13 @@ fn missing(name: &str) -> Option<String> {
         "mesa" => std::env::var_os("VK_DRIVER_FILES").is_some() || via::lavapipe().is_some(),
         "gfxstream" => via::gfxstream().is_some(),
         "asgard" => via::asgard().is_some(),
-        "vulkaninfo" | "vkcube" | "glxinfo" | "glmark2" | "vkd3d-triangle" | "ffmpeg" => {
+        "vulkaninfo" | "vkcube" | "glxinfo" | "glmark2" | "vkd3d-triangle" => {
             via::find_program(name).is_some()
         }
+        "ffmpeg" => via::find_program(name).is_some_and(|program| {
+            let version = std::process::Command::new(program).arg("-version").output();
+            version.is_ok_and(|said| said.stdout.starts_with(b"ffmpeg version 5."))
+        }),
         "xvfb" => via::find_program("Xvfb").is_some(),
         "wayland" => via::find_program("weston-screenshooter").is_some(),
         "preload" => via::sibling("libasgard_preload.so").is_some(),
@@ -30,7 +34,9 @@ fn missing(name: &str) -> Option<String> {
         "vulkaninfo" | "vkcube" => "vulkaninfo and vkcube are not installed (Debian: vulkan-tools)",
         "glxinfo" => "glxinfo is not installed (Debian: mesa-utils)",
         "glmark2" => "glmark2 is not installed (Debian: glmark2-x11)",
-        "ffmpeg" => "ffmpeg is not installed (Debian: ffmpeg)",
+        "ffmpeg" => {
+            "ffmpeg 5 is not installed (Debian 12: ffmpeg; 7.1 loses pictures wherever VK_EXT_external_memory_host is not shown, natively too)"
+        }
         "vkd3d-triangle" => "vkd3d-triangle is not installed (Debian: vkd3d-demos)",
         "preload" => "libasgard_preload.so is not built (cargo build --workspace)",
         "valgrind" => "valgrind is not installed (Debian: valgrind)",
