@@ -39,6 +39,7 @@ TEXT
 # --- What is missing --------------------------------------------------------
 
 have_library() { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q "$1 "; }
+have_program() { PATH="$PATH:/sbin:/usr/sbin" command -v "$1"; }
 have_icd() { compgen -G "/usr/share/vulkan/icd.d/$1*.json" >/dev/null; }
 
 mesa_ok() {
@@ -80,6 +81,10 @@ find_missing() {
     need vkd3d-demos "programs of Direct3D 12" command -v vkd3d-triangle
     need xvfb "a screen for vkcube" command -v Xvfb
     need weston "a Wayland compositor for vkcube" command -v weston-screenshooter
+    need mmdebstrap "builds guests for virtual machines" command -v mmdebstrap
+    need e2fsprogs "makes their disks" have_program mke2fs
+    need cpio "makes what they start from" command -v cpio
+    need xz-utils "unpacks their kernel's modules" command -v xz
     need valgrind "leaks of the guest driver" command -v valgrind
     need vulkan-validationlayers "misuse of Vulkan by the guest driver" test -e /usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json
 }

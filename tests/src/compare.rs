@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::report::{Outcome, Report};
 use crate::via::{self, Finished, Stack};
+use crate::vm::Machine;
 
 /// Parts that may be gated off behind the renderer although the native driver runs them: whether our own
 /// driver runs them on our own host, and the reason why others do not.
@@ -67,7 +68,7 @@ pub fn compare(native: &Report, through: &Report, stack: Stack) -> Comparison {
                     .push((name, format!("runs, but natively it does not: {why}")));
             }
             (Outcome::Bytes(_), Some(Outcome::Gated(why))) => {
-                let own = matches!(stack, Stack::Asgard | Stack::Node);
+                let own = matches!(stack, Stack::Asgard | Stack::Node | Stack::MachineAsgard);
                 let hidden = |(hidden, own_runs, _): &&(&str, bool, &str)| {
                     *hidden == name && !(*own_runs && own)
                 };
@@ -127,12 +128,37 @@ pub fn scene_with(
     let out = tempfile::NamedTempFile::new()?;
     let mut command = via::command(stack, program)?;
     change(&mut command);
-    command.arg(name).arg("--out").arg(out.path());
-    let finished = via::run(command, limit)?
-        .success()
-        .with_context(|| format!("scene {name} on {stack:?}"))?;
-    let report = Report::from_bytes(&std::fs::read(out.path())?)
-        .with_context(|| format!("the result of scene {name} on {stack:?}"))?;
+    report(command, name, out.path(), |command| {
+        via::run(command, limit)
+    })
+    .with_context(|| format!("scene {name} on {stack:?}"))
+}
+
+/// As [`scene`], in a virtual machine.
+pub fn scene_in(
+    machine: &Machine,
+    program: &Path,
+    stack: Stack,
+    name: &str,
+    limit: Duration,
+) -> Result<(Report, Finished)> {
+    let out = tempfile::NamedTempFile::new_in(machine.folder())?;
+    let command = machine.command(stack, program)?;
+    report(command, name, out.path(), |command| {
+        machine.run(&command, limit)
+    })
+    .with_context(|| format!("scene {name} on {stack:?}"))
+}
+
+fn report(
+    mut command: Command,
+    name: &str,
+    out: &Path,
+    run: impl FnOnce(Command) -> Result<Finished>,
+) -> Result<(Report, Finished)> {
+    command.arg(name).arg("--out").arg(out);
+    let finished = run(command)?.success()?;
+    let report = Report::from_bytes(&std::fs::read(out)?).context("its result")?;
     Ok((report, finished))
 }
 

@@ -27,3 +27,4 @@ pub mod scenes;
 pub mod screen;
 pub mod shader;
 pub mod via;
+pub mod vm;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::via;
+use crate::{via, vm};
 
 /// Why a prerequisite is missing; `None` if it is there.
 fn missing(name: &str) -> Option<String> {
@@ -25,6 +25,7 @@ fn missing(name: &str) -> Option<String> {
                 && std::env::var_os("ASGARD_DEQP_VK").is_some_and(|path| Path::new(&path).is_file())
         }
         "valgrind" => via::find_program("valgrind").is_some(),
+        "vm" => vm::can_be_built(),
         "validation" => via::validation_layer().is_some(),
         _ => panic!("no prerequisite is called {name:?}"),
     };
@@ -46,6 +47,9 @@ fn missing(name: &str) -> Option<String> {
         "deqp" => {
             "no conformance tests: ASGARD_DEQP_VK names no deqp-vk, or deqp-runner is not installed (CONTRIBUTING.md says how)"
         }
+        "vm" => {
+            "virtual machines are built on x86-64 with apt-get, mmdebstrap, mke2fs, cpio and xz, and some are missing (Debian: mmdebstrap e2fsprogs cpio xz-utils)"
+        }
         "xvfb" => "Xvfb, an X server without a screen, is not installed (Debian: xvfb)",
         "wayland" => "weston, a Wayland compositor, is not installed (Debian: weston)",
         _ => "the asgard program is not built, and ASGARD_BIN does not name one",
@@ -55,7 +59,8 @@ fn missing(name: &str) -> Option<String> {
 
 /// True if all of these are there: "mesa" (a native driver), "gfxstream" (the stock guest driver), "asgard" (the program),
 /// "preload" (the library beside it), "vulkaninfo", "vkcube", "glxinfo", "glmark2", "vkd3d-triangle", "ffmpeg", "xvfb",
-/// "wayland", "valgrind", "validation" (the layer), "deqp" (the conformance tests).
+/// "wayland", "valgrind", "validation" (the layer), "deqp" (the conformance tests),
+/// "vm" (what virtual machines are built with).
 ///
 /// Otherwise the reason is printed and the test should return.
 /// A name in the comma-separated ASGARD_TESTS_REQUIRE must not be missing: that panics.

@@ -23,6 +23,10 @@ pub enum Stack {
     Node,
     /// The same, with a host that shows no more than upstream's and refuses what that does not know.
     Upstream,
+    /// Through the guest driver that a virtual machine brings with it, Mesa's, and the kernel's virtio-gpu driver.
+    MachineMesa,
+    /// Through our own guest driver in a virtual machine, and the kernel's virtio-gpu driver.
+    MachineAsgard,
 }
 
 impl Stack {
@@ -30,8 +34,8 @@ impl Stack {
     pub fn driver(self) -> Option<&'static str> {
         match self {
             Self::Native => None,
-            Self::Mesa => Some("mesa"),
-            Self::Asgard | Self::Node | Self::Upstream => Some("asgard"),
+            Self::Mesa | Self::MachineMesa => Some("mesa"),
+            Self::Asgard | Self::Node | Self::Upstream | Self::MachineAsgard => Some("asgard"),
         }
     }
 }
@@ -66,8 +70,13 @@ impl Finished {
     }
 }
 
-/// The command that runs `program` on `stack`, its arguments still to come.
+/// The command that runs `program` on `stack`, its arguments still to come; those of a virtual machine are
+/// [`Machine::command`](crate::vm::Machine::command)'s.
 pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
+    ensure!(
+        !matches!(stack, Stack::MachineMesa | Stack::MachineAsgard),
+        "a program on {stack:?} wants a machine"
+    );
     let mut command = match stack.driver() {
         None => Command::new(program),
         Some(driver) => {
@@ -126,8 +135,26 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// Where a program writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Its standard output.
+    Output,
+    /// Its standard error.
+    Error,
+}
+
 /// Runs a command to its end; after `limit` it and its children are killed.
-pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
+pub fn run(command: Command, limit: Duration) -> Result<Finished> {
+    run_with(command, limit, |_, _| {})
+}
+
+/// As [`run`]; what the program writes is shown to `observer` as it comes.
+pub fn run_with(
+    mut command: Command,
+    limit: Duration,
+    observer: impl Fn(Channel, &[u8]) + Sync,
+) -> Result<Finished> {
     let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -136,18 +163,21 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting {}", command.get_program().display()))?;
-    let stdout = drain(child.stdout.take());
-    let stderr = drain(child.stderr.take());
-    let status = wait(&mut child, limit)?;
-    if status.is_none() {
-        kill_group(&mut child);
-    }
-    let text = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
-    Ok(Finished {
-        status,
-        stdout: text(stdout),
-        stderr: text(stderr),
-        elapsed: started.elapsed(),
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        let observer = &observer;
+        let stdout = scope.spawn(move || drain(stdout, |bytes| observer(Channel::Output, bytes)));
+        let stderr = scope.spawn(move || drain(stderr, |bytes| observer(Channel::Error, bytes)));
+        let status = wait(&mut child, limit)?;
+        if status.is_none() {
+            kill_group(&mut child);
+        }
+        Ok(Finished {
+            status,
+            stdout: stdout.join().unwrap_or_default(),
+            stderr: stderr.join().unwrap_or_default(),
+            elapsed: started.elapsed(),
+        })
     })
 }
 
@@ -173,14 +203,17 @@ pub fn kill_group(child: &mut Child) {
     let _ = child.wait();
 }
 
-fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
+fn drain(pipe: Option<impl Read>, observer: impl Fn(&[u8])) -> String {
+    let mut all = Vec::new();
+    let mut bytes = [0; 8192];
+    if let Some(mut pipe) = pipe {
+        while let Ok(count @ 1..) = pipe.read(&mut bytes) {
+            let new = bytes.get(..count).unwrap_or_default();
+            observer(new);
+            all.extend(new);
         }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+    }
+    String::from_utf8_lossy(&all).into_owned()
 }
 
 /// An `asgard serve` of our own, on a socket in a directory of its own.
@@ -188,6 +221,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String>
 pub struct Server {
     child: Child,
     socket: PathBuf,
+    machine_socket: PathBuf,
     _dir: tempfile::TempDir,
 }
 
@@ -201,6 +235,7 @@ impl Server {
     pub fn start_with(change: impl FnOnce(&mut Command)) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("kumquat");
+        let machine_socket = dir.path().join("vhost-user");
         let asgard = asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
         let mut command = Command::new(asgard);
         // It announces itself on a descriptor: its standard output.
@@ -208,6 +243,8 @@ impl Server {
             .arg("serve")
             .arg("--kumquat-socket")
             .arg(&socket)
+            .arg("--socket-path")
+            .arg(&machine_socket)
             .args(["--ready-fd", "1"]);
         native(&mut command);
         change(&mut command);
@@ -229,6 +266,7 @@ impl Server {
         Ok(Self {
             child,
             socket,
+            machine_socket,
             _dir: dir,
         })
     }
@@ -266,11 +304,14 @@ impl Server {
         Ok(command)
     }
 
-    /// Kills all workers, the one that waits too, and leaves the server alive.
+    /// Kills all workers, the one that waits too, and leaves the server and what stands for machines alive.
     pub fn kill_workers(&self) -> Result<()> {
         for id in self.family()?.into_iter().skip(1) {
-            let id = i32::try_from(id)?;
-            unsafe { libc::kill(id, libc::SIGKILL) };
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            if line.split(|&byte| byte == 0).any(|word| word == b"worker") {
+                let id = i32::try_from(id)?;
+                unsafe { libc::kill(id, libc::SIGKILL) };
+            }
         }
         Ok(())
     }
@@ -279,6 +320,12 @@ impl Server {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Where it listens for virtual machines.
+    #[must_use]
+    pub fn machine_socket(&self) -> &Path {
+        &self.machine_socket
     }
 
     /// The server, and all processes below it.

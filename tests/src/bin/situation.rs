@@ -1,6 +1,7 @@
 //! `situation NAME`: a program in a situation that drivers meet seldom and must survive.
 //!
 //! It prints `ready` when it is in the situation, and `ok` when all was as it should be.
+//! `situation NAME machine` expects what holds in a virtual machine.
 
 #![allow(
     clippy::undocumented_unsafe_blocks,
@@ -19,6 +20,8 @@ use ash::vk;
 
 /// What a lost device may take to say so, however many calls ask it.
 const SOON: Duration = Duration::from_secs(1);
+/// The same where a translator runs the program.
+const SOON_IN_A_MACHINE: Duration = Duration::from_secs(60);
 
 const HOST: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::HOST_VISIBLE;
 
@@ -80,14 +83,20 @@ fn is_lost(gpu: &Gpu) -> Result<()> {
         ensure!(unsafe { gpu.device.device_wait_idle() } == Err(lost));
     }
     let info = vk::FenceCreateInfo::default();
-    ensure!(unsafe { gpu.device.create_fence(&info, None) }.is_err());
+    let created = unsafe { gpu.device.create_fence(&info, None) };
+    // There the driver learns of the loss by replies alone, and this call waits for none.
+    let machine = std::env::args()
+        .nth(2)
+        .is_some_and(|word| word == "machine");
+    ensure!(created.is_err() || machine);
     // Other threads of the program too.
     let other = thread::scope(|scope| {
         let call = || unsafe { gpu.device.device_wait_idle() };
         scope.spawn(call).join().ok()
     });
     ensure!(other == Some(Err(lost)), "another thread gets {other:?}");
-    ensure!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+    let soon = if machine { SOON_IN_A_MACHINE } else { SOON };
+    ensure!(start.elapsed() < soon, "it took {:?}", start.elapsed());
     Ok(())
 }
 
