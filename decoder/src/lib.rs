@@ -47,8 +47,7 @@ pub struct Limits {
     pub objects: u32,
     /// What guests may use of Asgard's own part of the wire.
     pub features: Features,
-    /// Inline uniform blocks are shown.
-    /// Mesa's guest driver ends the program at the first write to one when it batches descriptor sets.
+    /// Inline uniform blocks are shown to every guest, and not only to those that say they can send them.
     pub inline_uniform_blocks: bool,
     /// Behave as upstream's host: show what it shows, and refuse what it does not know.
     /// For tests of guest drivers.

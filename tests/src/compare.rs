@@ -5,29 +5,34 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use asgard_protocol::extension::Features;
 
 use crate::report::{Outcome, Report};
 use crate::via::{self, Finished, Stack};
 use crate::vm::Machine;
 
-/// Parts that may be gated off behind the renderer although the native driver runs them: whether our own
-/// driver runs them on our own host, and the reason why others do not.
-pub const HIDDEN: &[(&str, bool, &str)] = &[
-    ("push descriptors", true, NO_PUSH),
-    ("push descriptor template", true, NO_PUSH),
-    ("draws of an array", true, NO_MULTI_DRAW),
-    ("indexed draws of an array", true, NO_MULTI_DRAW),
+/// Parts that may be gated off behind the renderer although the native driver runs them: the features of the
+/// wire with which our own driver runs them on our own host, if it does, and the reason why others do not.
+pub const HIDDEN: &[(&str, Option<Features>, &str)] = &[
+    ("push descriptors", Some(Features::NONE), NO_PUSH),
+    ("push descriptor template", Some(Features::NONE), NO_PUSH),
+    ("draws of an array", Some(Features::NONE), NO_MULTI_DRAW),
+    (
+        "indexed draws of an array",
+        Some(Features::NONE),
+        NO_MULTI_DRAW,
+    ),
     (
         "inline uniform block",
-        false,
-        "the stock guest driver aborts on a write of an inline uniform block, and the host does not know which driver asks",
+        Some(Features::INLINE_UNIFORMS),
+        "the stock guest driver aborts on a write of an inline uniform block",
     ),
-    ("ray queries", true, NO_RAYS),
-    ("compacted sizes", true, NO_RAYS),
-    ("refitted", true, NO_RAYS),
-    ("ray pipeline", true, NO_RAYS),
-    ("sparse buffer", false, NO_SPARSE),
-    ("sparse image", false, NO_SPARSE),
+    ("ray queries", Some(Features::NONE), NO_RAYS),
+    ("compacted sizes", Some(Features::NONE), NO_RAYS),
+    ("refitted", Some(Features::NONE), NO_RAYS),
+    ("ray pipeline", Some(Features::NONE), NO_RAYS),
+    ("sparse buffer", None, NO_SPARSE),
+    ("sparse image", None, NO_SPARSE),
 ];
 
 const NO_PUSH: &str =
@@ -49,9 +54,9 @@ pub struct Comparison {
     pub different: Vec<(String, String)>,
 }
 
-/// Compares a native report with one of another stack.
+/// Compares a native report with one of another stack, whose own driver may use those features of the wire.
 #[must_use]
-pub fn compare(native: &Report, through: &Report, stack: Stack) -> Comparison {
+pub fn compare(native: &Report, through: &Report, stack: Stack, features: Features) -> Comparison {
     let mut all = Comparison::default();
     for part in &native.parts {
         let name = part.name.clone();
@@ -69,8 +74,8 @@ pub fn compare(native: &Report, through: &Report, stack: Stack) -> Comparison {
             }
             (Outcome::Bytes(_), Some(Outcome::Gated(why))) => {
                 let own = matches!(stack, Stack::Asgard | Stack::Node | Stack::MachineAsgard);
-                let hidden = |(hidden, own_runs, _): &&(&str, bool, &str)| {
-                    *hidden == name && !(*own_runs && own)
+                let hidden = |(hidden, needed, _): &&(&str, Option<Features>, &str)| {
+                    *hidden == name && !(own && needed.is_some_and(|needed| features.has(needed)))
                 };
                 match HIDDEN.iter().find(hidden) {
                     Some((.., reason)) => all.gated.push((name, (*reason).to_owned())),
@@ -182,7 +187,7 @@ mod tests {
         through.gate("not hidden", "not shown");
         through.gate("neither", "no queue");
         through.part("new", [1]);
-        let all = compare(&native, &through, Stack::Mesa);
+        let all = compare(&native, &through, Stack::Mesa, Features::NONE);
         let names = |list: &[(String, String)]| -> Vec<String> {
             list.iter().map(|(name, _)| name.clone()).collect()
         };

@@ -129,10 +129,9 @@ impl Stage {
     fn ends(&self, text: &str, act: impl FnOnce(&Guest, u32, &mut Thread) -> anyhow::Result<()>) {
         let from = self.log().len();
         let (guest, ctx_id, mut thread) = self.guest();
-        if let Err(error) = act(&guest, ctx_id, &mut thread) {
-            panic!("before {text:?}: {error:#}\n{}", self.log());
-        }
-        assert!(thread.is_lost(), "the stream lives on: {text}");
+        // The host may end the context before the last bytes are written.
+        let done = act(&guest, ctx_id, &mut thread);
+        assert!(thread.is_lost(), "the stream lives on: {text}: {done:?}");
         assert!(guest.is_served(), "the connection is still there: {text}");
         // Both hold the connection.
         drop((guest, thread));

@@ -39,7 +39,7 @@ fn identical(stack: Stack, features: Features, name: &str) {
         "native:  {}through: {}",
         native_run.stdout, through_run.stdout
     );
-    let all = compare(&native, &through, stack);
+    let all = compare(&native, &through, stack, features);
     for (part, why) in &all.gated {
         println!("gated: {part}: {why}");
     }

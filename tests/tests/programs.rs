@@ -81,15 +81,14 @@ const OWN_DIFFERS: Differs = &[
     ),
     ("queueFlags", "as above: QUEUE_SPARSE_BINDING"),
     (
-        "inlineUniformBlock",
-        "hidden for Mesa's guest driver, which ends the program at the first write to one",
-    ),
-    ("descriptorBindingInlineUniformBlock", "as above"),
-    (
         "VK_KHR_external_fence_fd",
         "sync files are the guest driver's own",
     ),
     ("VK_KHR_external_semaphore_fd", "as above"),
+    (
+        "VK_AMDX_shader_enqueue",
+        "its commands read application memory by addresses without lengths",
+    ),
     (
         "VK_EXT_external_memory_dma_buf",
         "without a virtual machine, the files of memory are not dma-bufs",

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use asgard_protocol::extension::Features;
 use asgard_tests::compare::{compare, scene};
 use asgard_tests::report::Report;
 use asgard_tests::require::require;
@@ -46,7 +47,7 @@ fn check(server: &Server, name: &str, want: &Report) {
     }
     let bytes = std::fs::read(out.path()).expect("a result");
     let got = Report::from_bytes(&bytes).expect("a report");
-    let all = compare(want, &got, Stack::Mesa);
+    let all = compare(want, &got, Stack::Mesa, Features::NONE);
     assert!(
         all.different.is_empty(),
         "{name} differs: {:#?}",

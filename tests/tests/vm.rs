@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use asgard_protocol::extension::Features;
 use asgard_tests::compare::{compare, scene, scene_in};
 use asgard_tests::require::require;
 use asgard_tests::via::{Finished, Server, Stack};
@@ -61,7 +62,7 @@ fn assert_identical(machine: &Machine, stack: Stack, name: &str) {
         Err(error) => panic!("{error:#}"),
     };
     println!("{stack:?} in {:.1?}: {}", done.elapsed, done.stdout.trim());
-    let all = compare(&native, &through, stack);
+    let all = compare(&native, &through, stack, Features::ALL);
     assert!(
         all.different.is_empty(),
         "{name} on {stack:?} differs: {:#?}",

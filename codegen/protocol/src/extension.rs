@@ -25,13 +25,16 @@ impl Features {
     /// A host takes several packets in one record of the ring, so that guests may collect what is not
     /// answered.
     pub const BATCHES: Self = Self(4);
+    /// Guests send what is written to inline uniform blocks at once, so that a host may show these.
+    pub const INLINE_UNIFORMS: Self = Self(8);
     /// All that this code knows.
-    pub const ALL: Self = Self(7);
+    pub const ALL: Self = Self(15);
 
-    const NAMES: [(&'static str, Self); 3] = [
+    const NAMES: [(&'static str, Self); 4] = [
         ("chosen-ids", Self::CHOSEN_IDS),
         ("kept-recordings", Self::KEPT_RECORDINGS),
         ("batches", Self::BATCHES),
+        ("inline-uniforms", Self::INLINE_UNIFORMS),
     ];
 
     /// Each alone, and its name.

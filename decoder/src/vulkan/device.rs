@@ -47,7 +47,7 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
     let instance = Arc::clone(e.instance(c.physicalDevice_token)?);
     let create = function!(instance.fns, vkCreateDevice);
     // SAFETY: decoding placed the struct and its chain in the arena, where nobody else knows of it.
-    if unsafe { physical_device::wants_hidden(&*c.pCreateInfo, &context.limits) } {
+    if unsafe { physical_device::wants_hidden(&*c.pCreateInfo, e.shows_inline_uniform_blocks()) } {
         return Ok(VK_ERROR_FEATURE_NOT_PRESENT);
     }
     let have: Vec<String> = driver::device_extensions(&instance.fns, c.physicalDevice)

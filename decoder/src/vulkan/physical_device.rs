@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{Limits, driver};
+use asgard_protocol::extension::Features;
+
+use crate::driver;
 
 impl Engine {
     /// The one physical device of an instance, and its token.
@@ -55,6 +57,13 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Mesa's guest driver ends the program at the first write to one when it batches descriptor sets.
+    pub(super) fn shows_inline_uniform_blocks(&self) -> bool {
+        self.context.limits.inline_uniform_blocks || self.features.has(Features::INLINE_UNIFORMS)
+    }
+}
+
 /// The highest version that upstream's host shows: 1.3.0.
 pub(super) const UPSTREAM_VERSION: u32 = 1 << 22 | 3 << 12;
 
@@ -89,7 +98,7 @@ fn hide_features(core: &mut VkPhysicalDeviceFeatures) -> bool {
 ///
 /// # Safety
 /// The struct and its chain were decoded, and nobody else looks at the chain.
-pub(super) unsafe fn wants_hidden(info: &VkDeviceCreateInfo, limits: &Limits) -> bool {
+pub(super) unsafe fn wants_hidden(info: &VkDeviceCreateInfo, inline_uniform_blocks: bool) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let next = info.pNext.cast_mut();
@@ -100,8 +109,7 @@ pub(super) unsafe fn wants_hidden(info: &VkDeviceCreateInfo, limits: &Limits) ->
             .into_iter()
             .collect();
         core.extend(chain::find_mut::<VkPhysicalDeviceFeatures2>(next).map(|f| f.features));
-        core.iter_mut().any(hide_features)
-            || hide_chained_features(next, limits.inline_uniform_blocks)
+        core.iter_mut().any(hide_features) || hide_chained_features(next, inline_uniform_blocks)
     }
 }
 
@@ -182,8 +190,7 @@ impl PhysicalDeviceCommands for Engine {
         // SAFETY: the call filled what decoding had made room for.
         unsafe {
             hide_features(&mut (*c.pFeatures).features);
-            let limits = &self.context.limits;
-            hide_chained_features((*c.pFeatures).pNext, limits.inline_uniform_blocks);
+            hide_chained_features((*c.pFeatures).pNext, self.shows_inline_uniform_blocks());
         }
         Ok(())
     }
@@ -334,12 +341,8 @@ mod tests {
                 pEnabledFeatures: core.map_or(std::ptr::null(), std::ptr::from_ref),
                 ..zeroed()
             };
-            let limits = Limits {
-                inline_uniform_blocks: false,
-                ..Limits::default()
-            };
             // SAFETY: the pointers are null or point to structs of the test's own.
-            unsafe { wants_hidden(&info, &limits) }
+            unsafe { wants_hidden(&info, false) }
         };
         let core = |sparse| VkPhysicalDeviceFeatures {
             geometryShader: 1,
