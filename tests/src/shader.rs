@@ -36,6 +36,8 @@ fn compile_as(version: (u8, u8), wgsl: &str, rebind: &[(u32, u32)]) -> Result<Ve
         // Vulkan's own clip space: nothing is turned upside down behind our back.
         flags: spv::WriterFlags::empty(),
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        // A feature that no workload enables.
+        use_storage_input_output_16: false,
         ..Default::default()
     };
     for (_, global) in module.global_variables.iter() {
