@@ -1,6 +1,6 @@
 //! A Debian guest in QEMU whose GPU is ours, and programs in it.
 //!
-//! The guest is what [`image`] built; nothing is installed in it. Folders of this machine appear in it at the same path, so
+//! The guest is what `image` built; nothing is installed in it. Folders of this machine appear in it at the same path, so
 //! that a command line means the same on both sides, and an agent in it runs programs. It has neither a network nor users.
 
 mod agent;
