@@ -75,6 +75,7 @@ find_missing() {
     need mesa-vulkan-drivers "lavapipe, and the gfxstream guest driver, $MESA_MIN or newer" mesa_ok
     need libgl1-mesa-dri "OpenGL on Vulkan (zink), $MESA_MIN or newer" at_least_mesa_min libgl1-mesa-dri
     need libglx-mesa0 "OpenGL for X11, of the same version" at_least_mesa_min libglx-mesa0
+    need libegl-mesa0 "EGL, which weston asks for, of the same version" at_least_mesa_min libegl-mesa0
     need vulkan-tools "vulkaninfo and vkcube, which the tests run" command -v vkcube
     need mesa-utils "programs of OpenGL" command -v glxinfo
     need glmark2-x11 "a benchmark of OpenGL that checks what it draws" command -v glmark2
