@@ -175,13 +175,27 @@ impl<M: Memory> HostChannel<M> {
         ] {
             mem.publish(word, value);
         }
-        Ok(Self {
+        Ok(Self::on(
+            mem,
+            buffer_size,
+            [
+                Consumer::new(Shape::RECORDS),
+                Consumer::new(Shape::large(buffer_size)),
+            ],
+            Producer::new(Shape::replies(buffer_size)),
+        ))
+    }
+
+    /// This end as it starts, with its two ways in (records, large writes) and the one out.
+    fn on(mem: Arc<M>, buffer_size: u32, ins: [Consumer; 2], replies: Producer) -> Self {
+        let [records, large] = ins;
+        Self {
             doorbell: Doorbell::new(Arc::clone(&mem)),
             mem,
             buffer_size,
-            records: Consumer::new(Shape::RECORDS),
-            large: Consumer::new(Shape::large(buffer_size)),
-            replies: Producer::new(Shape::replies(buffer_size)),
+            records,
+            large,
+            replies,
             counters: Counters::default(),
             grace: buffer_size as usize,
             failed: false,
@@ -189,7 +203,7 @@ impl<M: Memory> HostChannel<M> {
             neighbour: Neighbour::default(),
             crowd: Crowd::default(),
             owed: 0,
-        })
+        }
     }
 
     /// Hides what is Asgard's own, for guests that are to be tested as with another host: they have to
@@ -215,21 +229,12 @@ impl<M: Memory> HostChannel<M> {
             });
         }
         let (large, replies) = (Shape::large(buffer_size), Shape::replies(buffer_size));
-        let channel = Self {
-            doorbell: Doorbell::new(Arc::clone(&mem)),
-            buffer_size,
-            records: Consumer::resume(Shape::RECORDS, &*mem, 0),
-            large: Consumer::resume(large, &*mem, 0),
-            replies: Producer::resume(replies, &*mem),
-            counters: Counters::default(),
-            grace: buffer_size as usize,
-            failed: false,
-            looking: state::RENDERING,
-            neighbour: Neighbour::default(),
-            crowd: Crowd::default(),
-            owed: 0,
-            mem,
-        };
+        let ins = [
+            Consumer::resume(Shape::RECORDS, &*mem, 0),
+            Consumer::resume(large, &*mem, 0),
+        ];
+        let out = Producer::resume(replies, &*mem);
+        let channel = Self::on(mem, buffer_size, ins, out);
         let mem = &*channel.mem;
         let owed = mem.load(OWED);
         let mut bytes = Vec::new();

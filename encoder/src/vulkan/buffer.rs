@@ -10,19 +10,9 @@ impl BufferCommands for Driver {
             let info = c.pCreateInfo;
             // At an address of the program's choice there may be no room.
             let replay = (*info).flags & VK_BUFFER_CREATE_DEVICE_ADDRESS_CAPTURE_REPLAY_BIT != 0;
-            device(c.device).buffers.create(info, |known| {
-                let made = c.pBuffer.cast::<u64>();
-                let ret = if known && !replay {
-                    self.create(c, Kind::Buffer, made, 1)
-                } else {
-                    self.call(c)
-                };
-                if ret == VK_SUCCESS {
-                    Ok(*made)
-                } else {
-                    Err(ret)
-                }
-            })
+            let made = c.pBuffer.cast();
+            let device = device(c.device);
+            device.buffers.create(c, Kind::Buffer, info, made, replay)
         }
     }
 

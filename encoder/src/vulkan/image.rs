@@ -40,19 +40,9 @@ impl ImageCommands for Driver {
         // SAFETY: the application passes a live device, a struct with its chain, and room for a handle.
         unsafe {
             let replay = info.flags & VK_IMAGE_CREATE_DESCRIPTOR_BUFFER_CAPTURE_REPLAY_BIT_EXT != 0;
-            device(c.device).images.create(c.pCreateInfo, |known| {
-                let made = c.pImage.cast::<u64>();
-                let ret = if known && !replay {
-                    self.create(c, Kind::Image, made, 1)
-                } else {
-                    self.call(c)
-                };
-                if ret == VK_SUCCESS {
-                    Ok(*made)
-                } else {
-                    Err(ret)
-                }
-            })
+            let (info, made) = (c.pCreateInfo, c.pImage.cast());
+            let device = device(c.device);
+            device.images.create(c, Kind::Image, info, made, replay)
         }
     }
 

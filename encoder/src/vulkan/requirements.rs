@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use asgard_protocol::{Wire, Writer};
+use asgard_protocol::{Command, Wire, Writer};
 use parking_lot::{Mutex, RwLock};
 
 use super::*;
@@ -41,23 +41,35 @@ impl std::fmt::Debug for Requirements {
 }
 
 impl Requirements {
-    /// Creates an object: `create` is told whether it need not wait, and returns the token.
+    /// Creates an object; without waiting if one like it was created before.
+    ///
+    /// `may_fail`: this one can fail where an earlier one did not, and is waited for.
     ///
     /// # Safety
-    /// The create-info and its chain are valid.
-    pub(super) unsafe fn create<I: Wire>(
+    /// The create-info and its chain are valid, `command` is valid and creates one object of that kind
+    /// from it, into `made`.
+    pub(super) unsafe fn create<C: Command<Return = VkResult>, I: Wire>(
         &self,
+        command: &mut C,
+        kind: Kind,
         info: *const I,
-        create: impl FnOnce(bool) -> Result<u64, VkResult>,
+        made: *mut u64,
+        may_fail: bool,
     ) -> VkResult {
         let mut key = Vec::with_capacity(128);
         // SAFETY: the caller's promise.
         unsafe { (*info).encode(&mut Writer::new(&mut key, &Objects)) };
         let known = self.infos.lock().get(key.as_slice()).cloned();
-        let token = match create(known.is_some()) {
-            Ok(token) => token,
-            Err(error) => return error,
+        let ret = if known.is_some() && !may_fail {
+            Driver.create(command, kind, made, 1)
+        } else {
+            Driver.call(command)
         };
+        if ret != VK_SUCCESS {
+            return ret;
+        }
+        // SAFETY: written just now, as the caller promises.
+        let token = unsafe { *made };
         let known = known.unwrap_or_else(|| {
             let mut infos = self.infos.lock();
             if infos.len() >= MOST {
