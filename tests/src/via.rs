@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Which way a program's Vulkan calls go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -193,6 +194,16 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Asks a child to end, and waits until it has.
+pub fn end(child: &mut Child) -> Result<()> {
+    kill_process(Pid::from_child(child), Signal::TERM)?;
+    if wait(child, Duration::from_secs(20))?.is_none() {
+        child.kill()?;
+        bail!("it did not end when it was asked to");
+    }
+    Ok(())
 }
 
 /// Kills a child that leads its own process group, with all of the group.

@@ -208,8 +208,7 @@ fn still(command: &mut Command, screen: &Screen, name: &str) -> Picture {
         last.clone_from(&picture.pixels);
         same && colors(picture).len() > 100
     });
-    let _ = Command::new("kill").arg(child.id().to_string()).status();
-    let _ = child.wait();
+    via::end(&mut child).unwrap();
     let seen = seen.unwrap_or_else(|| panic!("{name}: no picture was seen"));
     save(&seen, name);
     seen
@@ -264,8 +263,7 @@ fn turns(stack: Stack, screen: &Screen, name: &str) {
     } else {
         screen.wait_for(|_| true)
     };
-    let _ = Command::new("kill").arg(child.id().to_string()).status();
-    let _ = child.wait();
+    via::end(&mut child).unwrap();
     let picture = seen.expect("no cube was seen on the screen");
     assert!(larger.is_some(), "the picture does not follow its window");
     save(&picture, &format!("vkcube_{stack:?}_{name}"));
