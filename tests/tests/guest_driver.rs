@@ -174,6 +174,27 @@ fn a_wait_ends_when_the_worker_dies() {
 }
 
 #[test]
+fn polling_ends_when_the_worker_dies() {
+    let Some(server) = server(&[]) else { return };
+    let program = Running::start(situation(&server, "poll"));
+    server.kill_workers().expect("kills");
+    program.ends(SOON);
+}
+
+#[test]
+fn polling_over_a_render_node_ends_when_the_worker_dies() {
+    if !require(&["preload"]) {
+        return;
+    }
+    let Some(server) = server(&[]) else { return };
+    let mut command = server.guest_on(Stack::Node, PROGRAM).expect("a command");
+    command.arg("poll");
+    let program = Running::start(command);
+    server.kill_workers().expect("kills");
+    program.ends(SOON);
+}
+
+#[test]
 fn a_wait_over_a_render_node_ends_when_the_worker_dies() {
     if !require(&["preload"]) {
         return;

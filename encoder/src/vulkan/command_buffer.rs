@@ -300,6 +300,26 @@ impl CommandBufferCommands for Driver {
         self.record(c);
     }
 
+    fn vkCmdSetEvent(&self, c: &mut p::vkCmdSetEvent) {
+        event::recorded(c.commandBuffer, c.event);
+        self.record(c);
+    }
+
+    fn vkCmdSetEvent2(&self, c: &mut p::vkCmdSetEvent2) {
+        event::recorded(c.commandBuffer, c.event);
+        self.record(c);
+    }
+
+    fn vkCmdResetEvent(&self, c: &mut p::vkCmdResetEvent) {
+        event::recorded(c.commandBuffer, c.event);
+        self.record(c);
+    }
+
+    fn vkCmdResetEvent2(&self, c: &mut p::vkCmdResetEvent2) {
+        event::recorded(c.commandBuffer, c.event);
+        self.record(c);
+    }
+
     fn vkCmdExecuteCommands(&self, c: &mut p::vkCmdExecuteCommands) {
         // SAFETY: the application passes a live command buffer, and as many others as it says.
         unsafe {

@@ -11,8 +11,10 @@ use super::*;
 use crate::object::Dispatchable;
 use crate::vulkan::command_buffer::CommandBuffer;
 use crate::vulkan::device_memory::Memory;
+use crate::vulkan::event::Events;
 use crate::vulkan::fence::Fences;
-use crate::vulkan::queue::Queue;
+use crate::vulkan::heard::Heard;
+use crate::vulkan::queue::{Place, Queue};
 use crate::vulkan::requirements::Requirements;
 use crate::vulkan::semaphore::Semaphores;
 
@@ -31,9 +33,11 @@ pub(crate) struct Device {
     pub(crate) pools: Mutex<HashMap<u64, Vec<u64>>>,
     /// Private data by slot and object.
     private_data: Mutex<HashMap<(u64, u64), u64>>,
-    /// Fences and semaphores that share their payload with others.
     pub(crate) fences: Fences,
     pub(crate) semaphores: Semaphores,
+    pub(super) events: Events,
+    /// When the host was last asked about any of these.
+    pub(super) heard: Heard,
     pub(super) buffers: Requirements,
     /// How often descriptor sets were written to.
     descriptor_updates: AtomicU64,
@@ -108,7 +112,7 @@ impl Device {
         if token == 0 {
             return VkQueue(0);
         }
-        let handle = Dispatchable::new(token, Queue { device }).into_handle();
+        let handle = Dispatchable::new(token, Queue::new(device)).into_handle();
         queues.insert(key, handle);
         VkQueue(handle)
     }
@@ -243,6 +247,8 @@ impl DeviceCommands for Driver {
                 layouts: pipeline_layout::Layouts::default(),
                 fences: Fences::default(),
                 semaphores: Semaphores::default(),
+                events: Events::default(),
+                heard: Heard::default(),
                 buffers: Requirements::default(),
                 descriptor_updates: AtomicU64::new(0),
                 images: Requirements::default(),
@@ -286,6 +292,29 @@ impl DeviceCommands for Driver {
                 }
             }
         }
+    }
+
+    fn vkDeviceWaitIdle(&self, c: &mut p::vkDeviceWaitIdle) -> VkResult {
+        // SAFETY: the application passes a live device.
+        let queues = unsafe { &device(c.device).queues };
+        let last: Vec<Place> = (queues.lock().values())
+            .map(|queue| Place::last(VkQueue(*queue)))
+            .collect();
+        let ret = self.call(c);
+        if ret == VK_SUCCESS {
+            for place in last {
+                place.done();
+            }
+        }
+        ret
+    }
+
+    fn vkSignalSemaphore(&self, c: &mut p::vkSignalSemaphore) -> VkResult {
+        semaphore::signal(c)
+    }
+
+    fn vkWaitSemaphores(&self, c: &mut p::vkWaitSemaphores) -> VkResult {
+        semaphore::wait(c)
     }
 
     fn vkResetFences(&self, c: &mut p::vkResetFences) -> VkResult {

@@ -1,12 +1,12 @@
-//! Fences: those that share their payload with others as sync files.
+//! Fences: what is known of them without asking, and those that share their payload with others as sync files.
 //!
-//! The host knows nothing of that but how to make a sync file of a fence. All fences that were never
-//! exported or imported are the host's alone, and cost one look at a flag.
+//! Only a fence that was submitted and not seen signalled needs the host: what was never submitted is not
+//! signalled, and what was seen signalled stays so until it is reset.
+//! Of sync files the host knows nothing but how to make one of a fence.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use asgard_asg::submit::Command;
@@ -19,14 +19,14 @@ use super::*;
 use crate::object::token_of;
 use crate::process::Process;
 use crate::vulkan::device::device;
+use crate::vulkan::queue::Place;
 
 /// A sync file that a program gave away; none stands for one that has signalled.
 pub(super) type SyncFile = Option<Arc<OwnedFd>>;
 
-/// The fences of a device that take part.
+/// The fences of a device.
 #[derive(Debug, Default)]
 pub(crate) struct Fences {
-    any: AtomicBool,
     /// By token.
     known: Mutex<HashMap<u64, Payload>>,
     /// Fences of our own behind which sync files of semaphores are made, each with its last.
@@ -34,10 +34,9 @@ pub(crate) struct Fences {
 }
 
 /// What a fence of the application's stands for at the moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Payload {
-    /// The handle of the queue that it was last submitted to.
-    queue: u64,
+    state: State,
     /// In the place of the host's fence, until the next reset.
     imported: Option<SyncFile>,
     /// The host's fence still signals for the sync file that was made of it, which reset the
@@ -45,14 +44,47 @@ struct Payload {
     exported: Option<Arc<OwnedFd>>,
 }
 
-impl Fences {
-    fn any(&self) -> bool {
-        self.any.load(Ordering::Acquire)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing signals it before it is submitted.
+    Unsignalled,
+    Submitted(Place),
+    Signalled,
+}
+
+impl Payload {
+    /// It shares its payload at the moment.
+    fn is_shared(&self) -> bool {
+        self.imported.is_some() || self.exported.is_some()
     }
 
-    fn change<T>(&self, fence: VkFence, change: impl FnOnce(&mut Payload) -> T) -> T {
-        self.any.store(true, Ordering::Release);
-        change(self.known.lock().entry(fence.0).or_default())
+    /// What is known of the host's fence.
+    fn state(&mut self) -> State {
+        if let State::Submitted(place) = self.state
+            && place.is_done()
+        {
+            self.state = State::Signalled;
+        }
+        self.state
+    }
+
+    /// The host's fence is signalled.
+    fn signalled(&mut self) {
+        if let State::Submitted(place) = self.state {
+            place.done();
+            self.state = State::Signalled;
+        }
+    }
+}
+
+impl Fences {
+    fn change<T>(&self, fence: VkFence, change: impl FnOnce(&mut Payload) -> T) -> Option<T> {
+        self.known.lock().get_mut(&fence.0).map(change)
+    }
+
+    /// The application submits a fence.
+    pub(super) fn submitted(&self, fence: VkFence, place: Place) {
+        self.change(fence, |payload| payload.state = State::Submitted(place));
     }
 }
 
@@ -141,22 +173,17 @@ pub(super) fn take(fd: i32) -> SyncFile {
     (fd >= 0).then(|| Arc::new(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// The application submits a fence to a queue.
-pub(super) fn submitted(handle: VkDevice, queue: VkQueue, fence: VkFence) -> VkResult {
-    // SAFETY: the application passes a live device.
-    let fences = unsafe { &device(handle).fences };
-    if fence.0 == 0 || !fences.any() {
+/// The application is about to submit a fence.
+pub(super) fn prepare(handle: VkDevice, fence: VkFence) -> VkResult {
+    if fence.0 == 0 {
         return VK_SUCCESS;
     }
-    let exported = match fences.known.lock().get_mut(&fence.0) {
-        None => return VK_SUCCESS,
-        Some(payload) => {
-            payload.queue = queue.0;
-            payload.imported = None;
-            payload.exported.take()
-        }
-    };
-    match exported {
+    // SAFETY: the application passes a live device.
+    let exported = unsafe { device(handle) }.fences.change(fence, |payload| {
+        payload.imported = None;
+        payload.exported.take()
+    });
+    match exported.flatten() {
         None => VK_SUCCESS,
         Some(file) => {
             // What it signalled before is complete, or will be soon, and nobody has reset it yet.
@@ -183,11 +210,7 @@ pub(super) fn sync_file_behind(handle: VkDevice, queue: VkQueue) -> Result<Arc<O
     // SAFETY: the application passes a live device.
     let fences = unsafe { &device(handle).fences };
     let fence = spare(handle, fences)?;
-    let ret = Driver.send(&mut p::vkQueueSubmitAsyncGOOGLE {
-        queue,
-        fence,
-        ..zeroed()
-    });
+    let ret = queue::submit(queue, None, fence);
     if ret != VK_SUCCESS {
         return Err(ret);
     }
@@ -244,17 +267,27 @@ pub(super) fn get_fd(handle: VkDevice, info: &VkFenceGetFdInfoKHR, to: *mut i32)
     }
     // SAFETY: the application passes a live device.
     let fences = unsafe { &device(handle).fences };
-    let (queue, imported) = fences.change(info.fence, |payload| {
-        (payload.queue, payload.imported.take())
-    });
+    let (state, imported) = (fences)
+        .change(info.fence, |payload| {
+            (payload.state, payload.imported.take())
+        })
+        .unwrap_or((State::Signalled, None));
     if let Some(file) = imported {
         return give(&file, to);
     }
+    let queue = match state {
+        State::Submitted(place) => place.queue.0,
+        // It is signalled: no order matters.
+        _ => 0,
+    };
     match make_sync_file(handle, info.fence, queue) {
         Ok(file) => {
             let ret = give(&Some(Arc::clone(&file)), to);
             // Whoever exports a fence as a sync file has reset it.
-            fences.change(info.fence, |payload| payload.exported = Some(file));
+            fences.change(info.fence, |payload| {
+                payload.exported = Some(file);
+                payload.state = State::Unsignalled;
+            });
             ret
         }
         Err(error) => error,
@@ -373,9 +406,18 @@ impl FenceCommands for Driver {
         c.pAllocator = std::ptr::null();
         let made = c.pFence.cast();
         let ret = self.create(c, Kind::Fence, made, 1);
-        if ret == VK_SUCCESS && !info.pNext.is_null() {
+        if ret == VK_SUCCESS {
+            let payload = Payload {
+                state: match info.flags & VK_FENCE_CREATE_SIGNALED_BIT {
+                    0 => State::Unsignalled,
+                    _ => State::Signalled,
+                },
+                imported: None,
+                exported: None,
+            };
             // SAFETY: the application passes a live device and made room for a handle, which is filled.
-            unsafe { device(c.device).fences.change(*c.pFence, |_| ()) };
+            let (fences, token) = unsafe { (&device(c.device).fences, (*c.pFence).0) };
+            fences.known.lock().insert(token, payload);
         }
         ret
     }
@@ -383,9 +425,7 @@ impl FenceCommands for Driver {
     fn vkDestroyFence(&self, c: &mut p::vkDestroyFence) {
         // SAFETY: the application passes a live device.
         let fences = unsafe { &device(c.device).fences };
-        if fences.any() {
-            fences.known.lock().remove(&c.fence.0);
-        }
+        fences.known.lock().remove(&c.fence.0);
         c.pAllocator = std::ptr::null();
         let gone = c.fence.0;
         self.destroy(c, gone);
@@ -393,10 +433,8 @@ impl FenceCommands for Driver {
 
     fn vkGetFenceStatus(&self, c: &mut p::vkGetFenceStatus) -> VkResult {
         // SAFETY: the application passes a live device.
-        let fences = unsafe { &device(c.device).fences };
-        if fences.any()
-            && let Some(payload) = fences.known.lock().get(&c.fence.0)
-        {
+        let device = unsafe { device(c.device) };
+        if let Some(payload) = device.fences.known.lock().get_mut(&c.fence.0) {
             match &payload.imported {
                 Some(None) => return VK_SUCCESS,
                 Some(Some(file)) if wait_for(file, Some(Instant::now())) => return VK_SUCCESS,
@@ -404,8 +442,17 @@ impl FenceCommands for Driver {
                 None if payload.exported.is_some() => return VK_NOT_READY,
                 None => {}
             }
+            match payload.state() {
+                State::Signalled => return VK_SUCCESS,
+                State::Unsignalled if device.heard.lately() => return VK_NOT_READY,
+                _ => {}
+            }
         }
-        self.call(c)
+        let ret = device.heard.from(self.call(c));
+        if ret == VK_SUCCESS {
+            device.fences.change(c.fence, Payload::signalled);
+        }
+        ret
     }
 }
 
@@ -416,41 +463,101 @@ pub(super) fn reset_all(c: &mut p::vkResetFences) -> VkResult {
         let fences = std::slice::from_raw_parts(c.pFences, c.fenceCount as usize);
         (&device(c.device).fences, fences)
     };
-    if !known.any() {
-        return Driver.call(c);
-    }
-    let mut hosts = Vec::with_capacity(fences.len());
-    let mut known = known.known.lock();
-    for fence in fences {
-        match known.get_mut(&fence.0) {
-            Some(payload) => {
+    let hosts: Vec<VkFence> = {
+        let mut known = known.known.lock();
+        let is_hosts = |fence: &&VkFence| {
+            known.get_mut(&fence.0).is_none_or(|payload| {
                 payload.imported = None;
-                if payload.exported.is_none() {
-                    hosts.push(*fence);
-                }
-            }
-            None => hosts.push(*fence),
-        }
-    }
-    drop(known);
+                let before = std::mem::replace(&mut payload.state, State::Unsignalled);
+                before != State::Unsignalled && payload.exported.is_none()
+            })
+        };
+        fences.iter().filter(is_hosts).copied().collect()
+    };
     reset(c.device, &hosts)
 }
 
 /// `vkWaitForFences`.
 pub(super) fn wait_all(c: &mut p::vkWaitForFences) -> VkResult {
     // SAFETY: the application passes a live device, and as many fences as it says.
-    let (known, fences) = unsafe {
+    let (device, fences) = unsafe {
         let fences = std::slice::from_raw_parts(c.pFences, c.fenceCount as usize);
-        (&device(c.device).fences, fences)
+        (device(c.device), fences)
     };
-    let odd = known.any() && {
-        let known = known.known.lock();
-        let is_odd = |payload: &Payload| payload.imported.is_some() || payload.exported.is_some();
-        fences.iter().any(|f| known.get(&f.0).is_some_and(is_odd))
-    };
-    if odd {
-        wait(c, fences, known)
-    } else {
-        Driver.call(c)
+    let all = c.waitAll != 0 || fences.len() == 1;
+    let (mut signalled, mut unsignalled) = (0, 0);
+    {
+        let mut known = device.fences.known.lock();
+        for fence in fences {
+            match known.get_mut(&fence.0) {
+                Some(payload) if payload.is_shared() => {
+                    drop(known);
+                    return wait(c, fences, &device.fences);
+                }
+                Some(payload) => match payload.state() {
+                    State::Signalled => signalled += 1,
+                    State::Unsignalled => unsignalled += 1,
+                    State::Submitted(_) => {}
+                },
+                None => {}
+            }
+        }
+    }
+    if signalled == fences.len() || !all && signalled > 0 {
+        return VK_SUCCESS;
+    }
+    let in_vain = unsignalled == fences.len() || all && unsignalled > 0;
+    if in_vain && c.timeout == 0 && device.heard.lately() {
+        return VK_TIMEOUT;
+    }
+    let ret = device.heard.from(Driver.call(c));
+    if ret == VK_SUCCESS && all {
+        let mut known = device.fences.known.lock();
+        for fence in fences {
+            if let Some(payload) = known.get_mut(&fence.0) {
+                payload.signalled();
+            }
+        }
+    }
+    ret
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vulkan::queue::tests::places;
+
+    #[test]
+    fn a_fence_is_known_once_a_later_one_was_seen() {
+        let fences = Fences::default();
+        let all: [u64; 3] = [1, 2, 3];
+        for fence in all {
+            let payload = Payload {
+                state: State::Unsignalled,
+                imported: None,
+                exported: None,
+            };
+            fences.known.lock().insert(fence, payload);
+        }
+        let places = places::<3>();
+        for (fence, place) in all.into_iter().zip(places) {
+            fences.submitted(VkFence(fence), place);
+        }
+        let states = || all.map(|fence| fences.change(VkFence(fence), Payload::state));
+        assert_eq!(states(), places.map(|place| Some(State::Submitted(place))));
+        fences.change(VkFence(2), Payload::signalled);
+        let (lit, dark) = (Some(State::Signalled), Some(State::Submitted(places[2])));
+        assert_eq!(states(), [lit, lit, dark]);
+    }
+
+    #[test]
+    fn a_fence_that_was_not_submitted_is_not_signalled() {
+        let mut payload = Payload {
+            state: State::Unsignalled,
+            imported: None,
+            exported: None,
+        };
+        payload.signalled();
+        assert_eq!(payload.state(), State::Unsignalled);
     }
 }

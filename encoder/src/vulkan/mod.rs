@@ -15,7 +15,9 @@ mod command_pool;
 mod descriptor_update_template;
 mod device;
 mod device_memory;
+mod event;
 mod fence;
+mod heard;
 mod image;
 mod instance;
 mod physical_device;
@@ -50,7 +52,7 @@ plain! {
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
     DeferredOperationCommands DescriptorPoolCommands DescriptorSetLayoutCommands
-    DisplayCommands DisplayModeCommands EventCommands ExternalComputeQueueCommands
+    DisplayCommands DisplayModeCommands ExternalComputeQueueCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands
     PerformanceConfigurationCommands PipelineBinaryCommands

@@ -1,23 +1,138 @@
-//! Queues.
+//! Queues: what is submitted to them, and how far they are known to have come.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use asgard_protocol::Command;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::object::Dispatchable;
 use crate::vulkan::command_buffer::flush;
+use crate::vulkan::device::device;
+use crate::vulkan::image::find;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    pub(crate) device: VkDevice,
+    device: VkDevice,
+    /// Held while a submission is sent, so that the host numbers them as we do: besides the application,
+    /// the window system submits.
+    turn: Mutex<()>,
+    /// How many submissions there were.
+    submitted: AtomicU64,
+    /// So many of the first of them are known to be complete.
+    done: AtomicU64,
 }
 
-/// The device of a queue.
+impl Queue {
+    pub(super) fn new(device: VkDevice) -> Self {
+        Self {
+            device,
+            turn: Mutex::default(),
+            submitted: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A submission of a queue whose device is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) queue: VkQueue,
+    /// It is this one of the queue's, counted from 1.
+    number: u64,
+}
+
+impl Place {
+    /// The last so far.
+    pub(super) fn last(queue: VkQueue) -> Self {
+        let number = of(&queue).submitted.load(Ordering::Acquire);
+        Self { queue, number }
+    }
+
+    /// The next; the queue's turn is the caller's.
+    fn next(queue: VkQueue) -> Self {
+        let number = of(&queue).submitted.fetch_add(1, Ordering::AcqRel) + 1;
+        Self { queue, number }
+    }
+
+    /// It is known to be complete.
+    #[inline]
+    pub(super) fn is_done(self) -> bool {
+        of(&self.queue).done.load(Ordering::Acquire) >= self.number
+    }
+
+    /// It is complete, and with it all before: a queue signals in the order of its submissions.
+    pub(super) fn done(self) {
+        let queue = of(&self.queue);
+        queue.done.fetch_max(self.number, Ordering::AcqRel);
+    }
+}
+
+/// The queue behind a handle that an application passes, or has passed for what is still live.
+fn of(handle: &VkQueue) -> &Queue {
+    // SAFETY: queues live as long as their device, and the specification demands that it is live.
+    &unsafe { Dispatchable::<Queue>::from_handle(handle.0) }.data
+}
+
+/// Sends a submission; `signals` notes the timelines that it signals.
+fn send<C: Command>(
+    queue: VkQueue,
+    fence: VkFence,
+    signals: impl FnOnce(&semaphore::Semaphores, Place),
+    send: impl FnOnce(&mut C) -> VkResult,
+    c: &mut C,
+) -> VkResult {
+    let Queue {
+        device: handle,
+        turn,
+        ..
+    } = of(&queue);
+    // SAFETY: a queue's device is live as long as it is.
+    let device = unsafe { device(*handle) };
+    let turn = turn.lock();
+    let place = Place::next(queue);
+    // Before it is sent: nobody may be told what was true before.
+    if fence.0 != 0 {
+        device.fences.submitted(fence, place);
+    }
+    signals(&device.semaphores, place);
+    let ret = send(c);
+    drop(turn);
+    ret
+}
+
+/// Submits something of this driver's own, which signals no timeline.
+pub(super) fn submit(queue: VkQueue, info: Option<&VkSubmitInfo>, fence: VkFence) -> VkResult {
+    let mut submit = p::vkQueueSubmitAsyncGOOGLE {
+        queue,
+        submitCount: u32::from(info.is_some()),
+        pSubmits: info.map_or(std::ptr::null(), std::ptr::from_ref),
+        fence,
+        ..zeroed()
+    };
+    send(queue, fence, |_, _| {}, |c| Driver.send(c), &mut submit)
+}
+
+/// Notes the timelines that a batch signals, whose values are in its chain.
 ///
 /// # Safety
-/// The handle is one of a live queue.
-unsafe fn device_of(queue: VkQueue) -> VkDevice {
+/// The chain is valid, with as many values as it says.
+unsafe fn note(
+    semaphores: &semaphore::Semaphores,
+    signals: &[VkSemaphore],
+    chain: *const c_void,
+    place: Place,
+) {
+    let kind = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO;
     // SAFETY: the caller's promise.
-    unsafe { Dispatchable::<Queue>::from_handle(queue.0) }
-        .data
-        .device
+    unsafe {
+        if let Some(info) = find::<VkTimelineSemaphoreSubmitInfo>(chain, kind) {
+            let values = slice(info.pSignalSemaphoreValues, info.signalSemaphoreValueCount);
+            for (semaphore, value) in signals.iter().zip(values) {
+                semaphores.submitted(*semaphore, *value, place);
+            }
+        }
+    }
 }
 
 /// What a submission waits for, with semaphores of the host's in the place of imported sync files; none if
@@ -69,7 +184,7 @@ impl QueueCommands for Driver {
 
     fn vkQueueSubmit(&self, c: &mut p::vkQueueSubmit) -> VkResult {
         // SAFETY: the application passes a live queue, and as many structs and handles as it says.
-        let (device, submits) = unsafe { (device_of(c.queue), slice(c.pSubmits, c.submitCount)) };
+        let (device, submits) = unsafe { (of(&c.queue).device, slice(c.pSubmits, c.submitCount)) };
         let (mut changed, mut kept) = (Vec::new(), Vec::new());
         for (i, submit) in submits.iter().enumerate() {
             // SAFETY: as above.
@@ -105,11 +220,11 @@ impl QueueCommands for Driver {
                 Err(error) => return error,
             }
         }
-        let ret = fence::submitted(device, c.queue, c.fence);
+        let ret = fence::prepare(device, c.fence);
         if ret != VK_SUCCESS {
             return ret;
         }
-        self.send(&mut p::vkQueueSubmitAsyncGOOGLE {
+        let mut sent = p::vkQueueSubmitAsyncGOOGLE {
             queue: c.queue,
             submitCount: c.submitCount,
             pSubmits: if changed.is_empty() {
@@ -119,12 +234,22 @@ impl QueueCommands for Driver {
             },
             fence: c.fence,
             ..zeroed()
-        })
+        };
+        let signals = |semaphores: &_, place| {
+            for submit in submits {
+                // SAFETY: as above, and a chain.
+                unsafe {
+                    let signals = slice(submit.pSignalSemaphores, submit.signalSemaphoreCount);
+                    note(semaphores, signals, submit.pNext, place);
+                }
+            }
+        };
+        send(c.queue, c.fence, signals, |c| self.send(c), &mut sent)
     }
 
     fn vkQueueSubmit2(&self, c: &mut p::vkQueueSubmit2) -> VkResult {
         // SAFETY: the application passes a live queue, and as many structs and handles as it says.
-        let (device, submits) = unsafe { (device_of(c.queue), slice(c.pSubmits, c.submitCount)) };
+        let (device, submits) = unsafe { (of(&c.queue).device, slice(c.pSubmits, c.submitCount)) };
         let (mut changed, mut kept) = (Vec::new(), Vec::new());
         for (i, submit) in submits.iter().enumerate() {
             // SAFETY: as above.
@@ -163,11 +288,11 @@ impl QueueCommands for Driver {
                 Err(error) => return error,
             }
         }
-        let ret = fence::submitted(device, c.queue, c.fence);
+        let ret = fence::prepare(device, c.fence);
         if ret != VK_SUCCESS {
             return ret;
         }
-        self.send(&mut p::vkQueueSubmitAsync2GOOGLE {
+        let mut sent = p::vkQueueSubmitAsync2GOOGLE {
             queue: c.queue,
             submitCount: c.submitCount,
             pSubmits: if changed.is_empty() {
@@ -177,6 +302,72 @@ impl QueueCommands for Driver {
             },
             fence: c.fence,
             ..zeroed()
-        })
+        };
+        let signals = |semaphores: &semaphore::Semaphores, place| {
+            for submit in submits {
+                // SAFETY: as above.
+                let signals = unsafe {
+                    slice(
+                        submit.pSignalSemaphoreInfos,
+                        submit.signalSemaphoreInfoCount,
+                    )
+                };
+                for signal in signals {
+                    semaphores.submitted(signal.semaphore, signal.value, place);
+                }
+            }
+        };
+        send(c.queue, c.fence, signals, |c| self.send(c), &mut sent)
+    }
+
+    fn vkQueueBindSparse(&self, c: &mut p::vkQueueBindSparse) -> VkResult {
+        let (queue, fence) = (c.queue, c.fence);
+        let ret = fence::prepare(of(&queue).device, fence);
+        if ret != VK_SUCCESS {
+            return ret;
+        }
+        // SAFETY: the application passes as many structs as it says.
+        let binds = unsafe { slice(c.pBindInfo, c.bindInfoCount) };
+        let signals = |semaphores: &_, place| {
+            for bind in binds {
+                // SAFETY: as above, and as many semaphores, and a chain.
+                unsafe {
+                    let signals = slice(bind.pSignalSemaphores, bind.signalSemaphoreCount);
+                    note(semaphores, signals, bind.pNext, place);
+                }
+            }
+        };
+        send(queue, fence, signals, |c| self.call(c), c)
+    }
+
+    fn vkQueueWaitIdle(&self, c: &mut p::vkQueueWaitIdle) -> VkResult {
+        let last = Place::last(c.queue);
+        let ret = self.call(c);
+        if ret == VK_SUCCESS {
+            last.done();
+        }
+        ret
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Places of a queue of no device.
+    pub(in super::super) fn places<const N: usize>() -> [Place; N] {
+        let queue = Dispatchable::new(1, Queue::new(VkDevice(0)));
+        let queue = VkQueue(queue.into_handle());
+        [(); N].map(|()| Place::next(queue))
+    }
+
+    #[test]
+    fn what_is_done_was_done_in_order() {
+        let [first, second, third] = places();
+        assert_eq!(Place::last(first.queue), third);
+        second.done();
+        assert!(first.is_done() && second.is_done() && !third.is_done());
+        first.done();
+        assert!(second.is_done(), "knowledge is not lost");
     }
 }

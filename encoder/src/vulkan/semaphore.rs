@@ -1,4 +1,6 @@
-//! Semaphores: those that share their payload with others as sync files.
+//! Semaphores: what timelines have reached, and those that share their payload with others as sync files.
+//!
+//! What a timeline has reached is known while nothing that was submitted may change it.
 //!
 //! A sync file of a semaphore is one of a fence behind the batch that signals it. The export counts as a wait
 //! for the semaphore; the host's is waited for when it is to be signalled again, because a driver may block in
@@ -6,7 +8,7 @@
 //! An imported sync file is waited for before the batch that waits for it is sent, which then waits for a
 //! semaphore of ours that is signalled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -15,13 +17,54 @@ use super::*;
 use crate::vulkan::device::device;
 use crate::vulkan::fence::{SyncFile, give, sync_file_behind, take, wait_for};
 use crate::vulkan::image::find;
+use crate::vulkan::queue::Place;
 
-/// The semaphores of a device that take part.
+/// The semaphores of a device.
 #[derive(Debug, Default)]
 pub(crate) struct Semaphores {
+    /// Any takes part in sharing.
     any: AtomicBool,
-    /// By token.
+    /// Those that do, by token.
     known: Mutex<HashMap<u64, Payload>>,
+    /// There are timelines.
+    any_timeline: AtomicBool,
+    /// By token.
+    timelines: Mutex<HashMap<u64, Timeline>>,
+}
+
+/// What is known of a timeline.
+#[derive(Debug)]
+struct Timeline {
+    /// It has reached this.
+    value: u64,
+    /// What submissions that may not be complete signal it to.
+    pending: VecDeque<(u64, Place)>,
+}
+
+/// So many signals of a timeline are remembered: nobody asks for the older ones, or they would be known.
+const MOST_PENDING: usize = 64;
+
+impl Timeline {
+    /// It has reached a value.
+    fn reach(&mut self, value: u64) {
+        self.value = self.value.max(value);
+        self.pending.retain(|(pending, place)| {
+            let waits = *pending > value;
+            if !waits {
+                place.done();
+            }
+            waits
+        });
+    }
+
+    /// What it has reached, as far as is known, and whether that is all.
+    fn value(&mut self) -> (u64, bool) {
+        let done = self.pending.iter().filter(|(_, place)| place.is_done());
+        if let Some(value) = done.map(|(value, _)| *value).max() {
+            self.reach(value);
+        }
+        (self.value, self.pending.is_empty())
+    }
 }
 
 /// What a semaphore of the application's stands for at the moment.
@@ -45,6 +88,33 @@ impl Semaphores {
     fn change<T>(&self, semaphore: VkSemaphore, change: impl FnOnce(&mut Payload) -> T) -> T {
         self.any.store(true, Ordering::Release);
         change(self.known.lock().entry(semaphore.0).or_default())
+    }
+
+    /// The application submits a signal of a timeline; other semaphores have no values.
+    pub(super) fn submitted(&self, semaphore: VkSemaphore, value: u64, place: Place) {
+        if !self.any_timeline.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(timeline) = self.timelines.lock().get_mut(&semaphore.0) {
+            if timeline.pending.len() == MOST_PENDING {
+                timeline.value();
+            }
+            if timeline.pending.len() == MOST_PENDING {
+                timeline.pending.pop_front();
+            }
+            timeline.pending.push_back((value, place));
+        }
+    }
+
+    fn reach(&self, semaphore: VkSemaphore, value: u64) {
+        if let Some(timeline) = self.timelines.lock().get_mut(&semaphore.0) {
+            timeline.reach(value);
+        }
+    }
+
+    fn value(&self, semaphore: VkSemaphore) -> Option<(u64, bool)> {
+        let mut timelines = self.timelines.lock();
+        timelines.get_mut(&semaphore.0).map(Timeline::value)
     }
 }
 
@@ -76,12 +146,7 @@ pub(super) fn signalled(handle: VkDevice, queue: VkQueue, semaphore: VkSemaphore
         pWaitDstStageMask: &raw const stage,
         ..zeroed()
     };
-    Driver.send(&mut p::vkQueueSubmitAsyncGOOGLE {
-        queue,
-        submitCount: 1,
-        pSubmits: &raw const wait,
-        ..zeroed()
-    })
+    queue::submit(queue, Some(&wait), VkFence(0))
 }
 
 /// What a queue of the host's has to wait for if the application has it wait for this semaphore.
@@ -124,12 +189,7 @@ pub(super) fn waited(
         pSignalSemaphores: &raw const spare,
         ..zeroed()
     };
-    let ret = Driver.send(&mut p::vkQueueSubmitAsyncGOOGLE {
-        queue,
-        submitCount: 1,
-        pSubmits: &raw const signal,
-        ..zeroed()
-    });
+    let ret = queue::submit(queue, Some(&signal), VkFence(0));
     if ret == VK_SUCCESS {
         Ok(spare)
     } else {
@@ -191,6 +251,22 @@ impl SemaphoreCommands for Driver {
                 find::<VkSemaphoreTypeCreateInfo>(info.pNext, kind),
             )
         };
+        let timeline = kind.filter(|kind| kind.semaphoreType == VK_SEMAPHORE_TYPE_TIMELINE);
+        if let (None, Some(kind)) = (export, timeline) {
+            let made = c.pSemaphore.cast::<u64>();
+            let ret = self.create(c, Kind::Semaphore, made, 1);
+            if ret == VK_SUCCESS {
+                let timeline = Timeline {
+                    value: kind.initialValue,
+                    pending: VecDeque::new(),
+                };
+                // SAFETY: the application passes a live device and made room for a handle, which is filled.
+                let (semaphores, token) = unsafe { (&device(c.device).semaphores, *made) };
+                semaphores.timelines.lock().insert(token, timeline);
+                semaphores.any_timeline.store(true, Ordering::Release);
+            }
+            return ret;
+        }
         if export.is_none() {
             let made = c.pSemaphore.cast();
             return self.create(c, Kind::Semaphore, made, 1);
@@ -220,6 +296,9 @@ impl SemaphoreCommands for Driver {
         // SAFETY: the application passes a live device.
         let semaphores = unsafe { &device(c.device).semaphores };
         c.pAllocator = std::ptr::null();
+        if semaphores.any_timeline.load(Ordering::Acquire) {
+            semaphores.timelines.lock().remove(&c.semaphore.0);
+        }
         if semaphores.any()
             && let Some(payload) = semaphores.known.lock().remove(&c.semaphore.0)
             && payload.spare.0 != 0
@@ -231,5 +310,119 @@ impl SemaphoreCommands for Driver {
         }
         let gone = c.semaphore.0;
         self.destroy(c, gone);
+    }
+
+    fn vkGetSemaphoreCounterValue(&self, c: &mut p::vkGetSemaphoreCounterValue) -> VkResult {
+        // SAFETY: the application passes a live device, and room for a number.
+        let (device, to) = unsafe { (device(c.device), &mut *c.pValue) };
+        if let Some((value, true)) = device.semaphores.value(c.semaphore)
+            && device.heard.lately()
+        {
+            *to = value;
+            return VK_SUCCESS;
+        }
+        let ret = device.heard.from(self.call(c));
+        if ret == VK_SUCCESS {
+            device.semaphores.reach(c.semaphore, *to);
+        }
+        ret
+    }
+}
+
+/// `vkSignalSemaphore`.
+pub(super) fn signal(c: &mut p::vkSignalSemaphore) -> VkResult {
+    // SAFETY: the application passes a live device and a struct.
+    let (device, info) = unsafe { (device(c.device), *c.pSignalInfo) };
+    let ret = device.heard.from(Driver.call(c));
+    if ret == VK_SUCCESS {
+        device.semaphores.reach(info.semaphore, info.value);
+    }
+    ret
+}
+
+/// `vkWaitSemaphores`.
+pub(super) fn wait(c: &mut p::vkWaitSemaphores) -> VkResult {
+    // SAFETY: the application passes a live device, a struct, and as many semaphores and values as it says.
+    let (device, info, semaphores, values) = unsafe {
+        let info = &*c.pWaitInfo;
+        let count = info.semaphoreCount as usize;
+        (
+            device(c.device),
+            info,
+            std::slice::from_raw_parts(info.pSemaphores, count),
+            std::slice::from_raw_parts(info.pValues, count),
+        )
+    };
+    let all = info.flags & VK_SEMAPHORE_WAIT_ANY_BIT == 0 || semaphores.len() == 1;
+    let (mut reached, mut in_vain) = (0, 0);
+    for (semaphore, value) in semaphores.iter().zip(values) {
+        match device.semaphores.value(*semaphore) {
+            Some((known, _)) if known >= *value => reached += 1,
+            Some((_, true)) => in_vain += 1,
+            _ => {}
+        }
+    }
+    if reached == semaphores.len() || !all && reached > 0 {
+        return VK_SUCCESS;
+    }
+    let in_vain = in_vain == semaphores.len() || all && in_vain > 0;
+    if in_vain && c.timeout == 0 && device.heard.lately() {
+        return VK_TIMEOUT;
+    }
+    let ret = device.heard.from(Driver.call(c));
+    if ret == VK_SUCCESS && all {
+        for (semaphore, value) in semaphores.iter().zip(values) {
+            device.semaphores.reach(*semaphore, *value);
+        }
+    }
+    ret
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vulkan::queue::tests::places;
+
+    fn timeline() -> (Semaphores, VkSemaphore) {
+        let semaphores = Semaphores::default();
+        let timeline = Timeline {
+            value: 5,
+            pending: VecDeque::new(),
+        };
+        semaphores.timelines.lock().insert(7, timeline);
+        semaphores.any_timeline.store(true, Ordering::Release);
+        (semaphores, VkSemaphore(7))
+    }
+
+    #[test]
+    fn a_timeline_is_known_while_nothing_is_submitted() {
+        let (semaphores, timeline) = timeline();
+        assert_eq!(semaphores.value(timeline), Some((5, true)));
+        assert_eq!(semaphores.value(VkSemaphore(8)), None);
+        let [first, second] = places();
+        semaphores.submitted(timeline, 6, first);
+        semaphores.submitted(timeline, 9, second);
+        assert_eq!(semaphores.value(timeline), Some((5, false)));
+        first.done();
+        assert_eq!(semaphores.value(timeline), Some((6, false)));
+        // The application's own signal, and then the device's.
+        semaphores.reach(timeline, 8);
+        assert_eq!(semaphores.value(timeline), Some((8, false)));
+        semaphores.reach(timeline, 9);
+        assert_eq!(semaphores.value(timeline), Some((9, true)));
+        assert!(second.is_done());
+    }
+
+    #[test]
+    fn many_signals_are_not_remembered_for_ever() {
+        let (semaphores, timeline) = timeline();
+        let places = places::<200>();
+        for (value, place) in (6..).zip(places) {
+            semaphores.submitted(timeline, value, place);
+        }
+        let pending = semaphores.timelines.lock()[&7].pending.len();
+        assert_eq!(pending, MOST_PENDING);
+        places[199].done();
+        assert_eq!(semaphores.value(timeline), Some((205, true)));
     }
 }

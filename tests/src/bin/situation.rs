@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let done = match name.as_str() {
         "instance" => instance(),
         "wait" => wait(),
+        "poll" => poll(),
         "record" => record(),
         "children" => children(),
         "orphans" => orphans(),
@@ -115,6 +116,79 @@ fn wait() -> Result<()> {
     ready()?;
     let waited = unsafe { gpu.device.wait_for_fences(&[*fence], true, u64::MAX) };
     ensure!(waited == Err(vk::Result::ERROR_DEVICE_LOST), "{waited:?}");
+    is_lost(&gpu)
+}
+
+/// The renderer goes while this polls what nothing will signal, each in a thread that does nothing else.
+fn poll() -> Result<()> {
+    let gpu = Gpu::new(false)?;
+    let gate = gpu.timeline(0)?;
+    let (pending, unused) = (gpu.fence()?, gpu.fence()?);
+    let event = unsafe {
+        gpu.device
+            .create_event(&vk::EventCreateInfo::default(), None)?
+    };
+    let event = gpu.own(event);
+    let (gates, stages) = ([*gate], [vk::PipelineStageFlags::ALL_COMMANDS]);
+    let mut values = vk::TimelineSemaphoreSubmitInfo::default().wait_semaphore_values(&[1]);
+    let info = vk::SubmitInfo::default()
+        .wait_semaphores(&gates)
+        .wait_dst_stage_mask(&stages)
+        .push_next(&mut values);
+    gpu.submit(&info, *pending)?;
+    let device = &gpu.device;
+    let (fences, signal) = ([*unused], [*gate]);
+    let reached = vk::SemaphoreWaitInfo::default()
+        .semaphores(&signal)
+        .values(&[1]);
+    let late = |waited: ash::prelude::VkResult<()>| match waited {
+        Err(vk::Result::TIMEOUT) => Ok(false),
+        other => other.map(|()| true),
+    };
+    type Question<'a> = &'a (dyn Fn() -> ash::prelude::VkResult<bool> + Sync);
+    let questions: [Question<'_>; 6] = unsafe {
+        [
+            &|| device.get_fence_status(*pending),
+            &|| device.get_fence_status(*unused),
+            &|| {
+                device
+                    .get_semaphore_counter_value(*gate)
+                    .map(|value| value > 0)
+            },
+            &|| device.get_event_status(*event),
+            &|| late(device.wait_for_fences(&fences, true, 0)),
+            &|| late(device.wait_semaphores(&reached, 0)),
+        ]
+    };
+    let polling = std::sync::Barrier::new(questions.len() + 1);
+    thread::scope(|scope| {
+        let all: Vec<_> = questions
+            .map(|question| {
+                let polling = &polling;
+                scope.spawn(move || {
+                    let first = question();
+                    polling.wait();
+                    let start = Instant::now();
+                    loop {
+                        match question() {
+                            Ok(false) if start.elapsed() < Duration::from_secs(10) => {}
+                            other => return (first, other),
+                        }
+                    }
+                })
+            })
+            .into_iter()
+            .collect();
+        polling.wait();
+        ready()?;
+        for (number, thread) in all.into_iter().enumerate() {
+            let (first, last) = thread.join().ok().context("a thread panicked")?;
+            ensure!(first == Ok(false), "question {number}: {first:?}");
+            let lost = Err(vk::Result::ERROR_DEVICE_LOST);
+            ensure!(last == lost, "question {number}: {last:?}");
+        }
+        Ok(())
+    })?;
     is_lost(&gpu)
 }
 

@@ -1,5 +1,7 @@
 //! Fences, and chains of binary semaphores.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use ash::vk;
 
@@ -30,6 +32,7 @@ pub(super) fn steps(pushes: impl IntoIterator<Item = u32>, count: u32) -> Vec<u3
 
 pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<()> {
     states(gpu, report)?;
+    order(gpu, report)?;
     many(gpu, report)?;
     binary(gpu, report)?;
     binary2(gpu, report)
@@ -66,6 +69,45 @@ fn states(gpu: &Gpu, report: &mut Report) -> Result<()> {
     }
     ensure!(states == [1, 0, 0, 2, 2, 0, 2, 2, 0, 1], "the fences were {states:?}");
     report.part("states", bytemuck::cast_slice(&states));
+    Ok(())
+}
+
+/// What is seen of one fence says something of those before it on its queue, and nothing of those behind.
+fn order(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    let device = &gpu.device;
+    let fences = (0..6).map(|_| gpu.fence()).collect::<Result<Vec<_>>>()?;
+    let status = || -> Result<Vec<u8>> {
+        let all = fences.iter().map(|fence| unsafe { device.get_fence_status(**fence) });
+        Ok(all.map(|lit| lit.map(u8::from)).collect::<Result<Vec<_>, _>>()?)
+    };
+    let mut seen = Vec::new();
+    for round in 0..3usize {
+        for fence in &fences[..4] {
+            gpu.submit(&vk::SubmitInfo::default(), **fence)?;
+        }
+        gpu.wait(*fences[3])?;
+        seen.push(status()?);
+        unsafe { device.reset_fences(&[*fences[round], *fences[5]])? };
+        seen.push(status()?);
+        // Polled instead of waited for.
+        gpu.submit(&vk::SubmitInfo::default(), *fences[round])?;
+        gpu.submit(&vk::SubmitInfo::default(), *fences[4])?;
+        let end = Instant::now() + Duration::from_nanos(PATIENCE);
+        while !unsafe { device.get_fence_status(*fences[4])? } {
+            ensure!(Instant::now() < end, "round {round}: a fence is never signalled");
+        }
+        seen.push(status()?);
+        let all: Vec<_> = fences.iter().map(|fence| **fence).collect();
+        unsafe { device.reset_fences(&all)? };
+        seen.push(status()?);
+    }
+    for (round, seen) in seen.chunks(4).enumerate() {
+        let mut one_less = [1, 1, 1, 1, 0, 0];
+        one_less[round] = 0;
+        let expected = [[1, 1, 1, 1, 0, 0], one_less, [1, 1, 1, 1, 1, 0], [0; 6]];
+        ensure!(seen == expected, "round {round}: the fences were {seen:?}");
+    }
+    report.part("order", seen.concat());
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Timeline semaphores, signalled and waited for by host and device.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use ash::vk;
 
@@ -10,13 +12,14 @@ use crate::scenes::Options;
 
 pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<()> {
     if gpu.features12.timeline_semaphore != vk::TRUE {
-        for part in ["host", "device", "ping pong", "threads"] {
+        for part in ["host", "device", "polls", "ping pong", "threads"] {
             report.gate(part, "timelineSemaphore is not shown");
         }
         return Ok(());
     }
     host(gpu, report)?;
     device(gpu, report)?;
+    polls(gpu, report)?;
     ping_pong(gpu, report)?;
     threads(gpu, report)
 }
@@ -113,6 +116,53 @@ fn device(gpu: &Gpu, report: &mut Report) -> Result<()> {
     ensure!(seen[512..] == steps((0..COUNT).map(|i| 7 * i), 256), "the submits ran in another order");
     gpu.idle()?;
     report.part("device", bytemuck::cast_slice(&seen));
+    Ok(())
+}
+
+/// Polls while queues and the host signal one semaphore after the other.
+fn polls(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    const ROUNDS: u64 = 8;
+    let gate = gpu.timeline(0)?;
+    let timeline = gpu.timeline(0)?;
+    let value = |semaphore| unsafe { gpu.device.get_semaphore_counter_value(semaphore) };
+    let stages = [vk::PipelineStageFlags::ALL_COMMANDS];
+    let mut seen = Vec::new();
+    for round in 0..ROUNDS {
+        let base = round * 4;
+        // One after the other, each on the next queue.
+        for step in 1..=3u64 {
+            let before = if step == 1 { (*gate, round + 1) } else { (*timeline, base + step - 1) };
+            let (waits, signals) = ([before.1], [base + step]);
+            let mut values = vk::TimelineSemaphoreSubmitInfo::default()
+                .wait_semaphore_values(&waits)
+                .signal_semaphore_values(&signals);
+            let (before, after) = ([before.0], [*timeline]);
+            let info = vk::SubmitInfo::default()
+                .wait_semaphores(&before)
+                .wait_dst_stage_mask(&stages)
+                .signal_semaphores(&after)
+                .push_next(&mut values);
+            let queue = gpu.queues[step as usize % gpu.queues.len()].lock().expect("a submit panicked");
+            unsafe { gpu.device.queue_submit(*queue, &[info], vk::Fence::null())? }
+        }
+        seen.push(value(*timeline)?);
+        signal(gpu, *gate, round + 1)?;
+        let end = Instant::now() + Duration::from_nanos(PATIENCE);
+        let mut last = base;
+        while last < base + 3 {
+            let now = value(*timeline)?;
+            ensure!(now >= last && now <= base + 3, "{now} after {last}");
+            ensure!(Instant::now() < end, "the timeline stays at {last}");
+            last = now;
+        }
+        seen.push(last);
+        signal(gpu, *timeline, base + 4)?;
+        seen.push(value(*timeline)?);
+    }
+    let expected = (0..ROUNDS).flat_map(|round| [0, 3, 4].map(|step| round * 4 + step));
+    ensure!(seen.iter().copied().eq(expected), "the timeline was {seen:?}");
+    gpu.idle()?;
+    report.part("polls", bytemuck::cast_slice(&seen));
     Ok(())
 }
 
