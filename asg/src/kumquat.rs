@@ -26,6 +26,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
+use crate::Shape;
+
 /// The most bytes in one packet.
 pub const MAX_PACKET: usize = 4096;
 /// The most file descriptors in one packet.
@@ -214,16 +216,7 @@ pub struct CtxResource {
     reason = "the fields are those of virtio-gpu's own command"
 )]
 pub struct ResourceCreate3d {
-    pub target: u32,
-    pub format: u32,
-    pub bind: u32,
-    pub width: u32,
-    pub height: u32,
-    pub depth: u32,
-    pub array_size: u32,
-    pub last_level: u32,
-    pub nr_samples: u32,
-    pub flags: u32,
+    pub shape: Shape,
     pub size: u32,
     pub stride: u32,
     pub ctx_id: u32,
@@ -787,7 +780,10 @@ mod tests {
             Request::CtxAttach(resource),
             Request::CtxDetach(resource),
             Request::ResourceCreate3d(ResourceCreate3d {
-                target: 2,
+                shape: Shape {
+                    target: 2,
+                    ..Default::default()
+                },
                 ctx_id: 1,
                 ..Default::default()
             }),

@@ -18,9 +18,11 @@ pub mod kumquat;
 pub mod layout;
 pub mod mapping;
 pub mod ring;
+pub mod shape;
 pub mod submit;
 
 pub use mapping::Mapping;
+pub use shape::Shape;
 
 /// What can go wrong on a ring.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,8 @@
 //! The bytes come from the guest, so [`Command::parse`] checks every length; bytes behind a command are ignored,
 //! because a kernel may round the size up. [`Command::write`] is the guest's side.
 
+use crate::Shape;
+
 /// Opcode of [`Command::ContextCreate`].
 pub const CONTEXT_CREATE: u32 = 0x1001;
 /// Opcode of [`Command::ContextPing`].
@@ -42,27 +44,6 @@ pub enum Error {
     /// No command has this opcode.
     #[error("unknown submitted command 0x{0:x}")]
     Unknown(u32),
-}
-
-/// The arguments of [`Command::ResourceCreate3d`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(
-    missing_docs,
-    reason = "the fields are those of virtio-gpu's own command"
-)]
-pub struct ResourceCreate3d {
-    pub target: u32,
-    pub format: u32,
-    pub bind: u32,
-    pub width: u32,
-    pub height: u32,
-    pub depth: u32,
-    pub array_size: u32,
-    pub last_level: u32,
-    pub nr_samples: u32,
-    pub flags: u32,
-    /// The blob that the next RESOURCE_CREATE_BLOB of this context names.
-    pub blob_id: u64,
 }
 
 /// One submitted command. Handles are the guest's tokens for host objects.
@@ -116,7 +97,12 @@ pub enum Command {
         image: u64,
     },
     /// Arguments that a blob creation lacks; they come before it.
-    ResourceCreate3d(ResourceCreate3d),
+    ResourceCreate3d {
+        /// The picture.
+        shape: Shape,
+        /// The blob that the next RESOURCE_CREATE_BLOB of this context names.
+        blob_id: u64,
+    },
     /// The fence takes over this sync object.
     AcquireSync {
         /// The sync object.
@@ -185,24 +171,15 @@ impl Command {
             },
             CREATE_QSRI_EXPORT_VK => Command::CreateQsriExportVk { image: r.u64()? },
             RESOURCE_CREATE_3D => {
-                let create = ResourceCreate3d {
-                    target: r.u32()?,
-                    format: r.u32()?,
-                    bind: r.u32()?,
-                    width: r.u32()?,
-                    height: r.u32()?,
-                    depth: r.u32()?,
-                    array_size: r.u32()?,
-                    last_level: r.u32()?,
-                    nr_samples: r.u32()?,
-                    flags: r.u32()?,
-                    blob_id: 0,
-                };
+                let mut words = [0; size_of::<Shape>() / 4];
+                for word in &mut words {
+                    *word = r.u32()?;
+                }
                 r.u32()?; // padding
-                Command::ResourceCreate3d(ResourceCreate3d {
+                Command::ResourceCreate3d {
+                    shape: bytemuck::cast(words),
                     blob_id: r.u64()?,
-                    ..create
-                })
+                }
             }
             ACQUIRE_SYNC => {
                 r.u32()?; // padding
@@ -260,22 +237,11 @@ impl Command {
             Command::CreateQsriExportVk { image } => {
                 words(&[CREATE_QSRI_EXPORT_VK, low(image), high(image)]);
             }
-            Command::ResourceCreate3d(c) => words(&[
-                RESOURCE_CREATE_3D,
-                c.target,
-                c.format,
-                c.bind,
-                c.width,
-                c.height,
-                c.depth,
-                c.array_size,
-                c.last_level,
-                c.nr_samples,
-                c.flags,
-                0,
-                low(c.blob_id),
-                high(c.blob_id),
-            ]),
+            Command::ResourceCreate3d { shape, blob_id } => {
+                words(&[RESOURCE_CREATE_3D]);
+                words(&bytemuck::cast::<_, [u32; size_of::<Shape>() / 4]>(shape));
+                words(&[0, low(blob_id), high(blob_id)]);
+            }
             Command::AcquireSync { sync } => words(&[ACQUIRE_SYNC, 0, low(sync), high(sync)]),
             Command::PlaceholderVk => words(&[PLACEHOLDER_VK, 0, 0]),
         }
@@ -324,19 +290,21 @@ mod tests {
         ),
         (Command::CreateQsriExportVk { image: u64::MAX }, 12),
         (
-            Command::ResourceCreate3d(ResourceCreate3d {
-                target: 2,
-                format: 67,
-                bind: 2,
-                width: 64,
-                height: 32,
-                depth: 1,
-                array_size: 1,
-                last_level: 0,
-                nr_samples: 0,
-                flags: 0,
+            Command::ResourceCreate3d {
+                shape: Shape {
+                    target: 2,
+                    format: 67,
+                    bind: 2,
+                    width: 64,
+                    height: 32,
+                    depth: 1,
+                    array_size: 1,
+                    last_level: 0,
+                    nr_samples: 0,
+                    flags: 0,
+                },
                 blob_id: 0x1_0000_0009,
-            }),
+            },
             56,
         ),
         (

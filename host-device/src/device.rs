@@ -16,7 +16,7 @@ use crate::capset;
 use crate::context::{Closing, Context};
 use crate::fence::{Done, Ring, Timelines};
 use crate::renderer::{self, Features, Renderer};
-use crate::resource::{Origin, Resource, Shape};
+use crate::resource::{Origin, Resource};
 use crate::ring_thread::{Begin, Successor};
 
 /// What one guest may use.
@@ -301,9 +301,9 @@ impl Device {
     }
 
     /// RESOURCE_CREATE_3D: linear memory that guest and renderer share. It is attached to no context.
-    pub fn create_3d(&mut self, res_id: u32, shape: Shape) -> Result<&Resource, Error> {
+    pub fn create_3d(&mut self, res_id: u32, size: u64) -> Result<&Resource, Error> {
         self.check_new_resource(res_id)?;
-        let resource = self.allocate("asgard-resource", shape.bytes(), Origin::Shaped(shape))?;
+        let resource = self.allocate("asgard-resource", size, Origin::Shaped)?;
         Ok(self.insert(res_id, resource))
     }
 
@@ -423,7 +423,7 @@ impl Device {
             Command::CreateQsriExportVk { .. } => {
                 Err(Error::Unsupported("fence of a presented image"))
             }
-            Command::ResourceCreate3d(_) => Err(Error::Unsupported("arguments of a blob")),
+            Command::ResourceCreate3d { .. } => Err(Error::Unsupported("arguments of a blob")),
             Command::AcquireSync { .. } => Err(Error::Unsupported("external sync")),
             _ => Err(Error::Unsupported("new command")),
         }
@@ -514,7 +514,7 @@ impl Device {
 
     /// Memory from there is this device's own.
     fn allocates(origin: &Origin) -> bool {
-        matches!(origin, Origin::Shared | Origin::Shaped(_))
+        matches!(origin, Origin::Shared | Origin::Shaped)
     }
 
     fn insert(&mut self, res_id: u32, resource: Resource) -> &Resource {
@@ -724,14 +724,7 @@ mod tests {
     fn shaped_resources_are_made_known_to_the_contexts_that_have_them() {
         let (mut device, notes) = device();
         device.create_context(2, 3, "two").unwrap();
-        let shape = Shape {
-            target: 2,
-            format: 67,
-            width: 8,
-            height: 8,
-            ..Shape::default()
-        };
-        device.create_3d(7, shape).unwrap();
+        device.create_3d(7, 256).unwrap();
         for ctx_id in [1, 2] {
             device.attach(ctx_id, 7).unwrap();
             device.attach(ctx_id, 7).unwrap();

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use asgard_asg::Shape;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
 };
@@ -15,65 +16,29 @@ use crate::Error;
 /// virtio-gpu `map_info`: ordinary cached memory.
 pub const MAP_CACHED: u32 = 1;
 
-/// The picture in a resource of RESOURCE_CREATE_3D. All values are the guest's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// Gallium texture target: 0 buffer, 2 two-dimensional.
-    pub target: u32,
-    /// virgl format.
-    pub format: u32,
-    /// Bind flags.
-    pub bind: u32,
-    /// Texels.
-    pub width: u32,
-    /// Texels.
-    pub height: u32,
-    /// Layers of a volume.
-    pub depth: u32,
-    /// Layers of an array.
-    pub array_size: u32,
-    /// Mip levels less one.
-    pub last_level: u32,
-    /// Samples per texel.
-    pub samples: u32,
-    /// Resource flags.
-    pub flags: u32,
-    /// Bytes from one row to the next; 0 means packed.
-    pub stride: u32,
-    /// Bytes; 0 means as many as the rows need.
-    pub size: u32,
-}
-
 /// virgl formats that the guest driver uses for resources: 8-bit and 10-bit four-channel, and R8.
 const FORMAT_R8: u32 = 64;
 
-impl Shape {
-    /// Bytes from one row to the next.
-    pub fn row_bytes(&self) -> u64 {
-        if self.stride != 0 {
-            u64::from(self.stride)
-        } else {
-            u64::from(self.width).saturating_mul(self.texel_bytes().into())
-        }
+/// Bytes of one texel.
+pub fn texel_bytes(shape: &Shape) -> u32 {
+    if shape.format == FORMAT_R8 || shape.target == 0 {
+        1
+    } else {
+        4
     }
+}
 
-    /// Bytes of one texel.
-    pub fn texel_bytes(&self) -> u32 {
-        if self.format == FORMAT_R8 || self.target == 0 {
-            1
-        } else {
-            4
-        }
-    }
-
-    /// Bytes of memory that hold all rows of all layers.
-    pub fn bytes(&self) -> u64 {
-        let layers = u64::from(self.depth.max(1)).saturating_mul(u64::from(self.array_size.max(1)));
-        let rows = self
-            .row_bytes()
-            .saturating_mul(u64::from(self.height.max(1)));
-        rows.saturating_mul(layers).max(u64::from(self.size))
-    }
+/// Bytes of memory that hold all rows of all layers, and at least `size`. A `stride` of 0 means packed rows.
+pub fn shape_bytes(shape: &Shape, stride: u32, size: u32) -> u64 {
+    let count = |number: u32| u64::from(number.max(1));
+    let row = match stride {
+        0 => u64::from(shape.width).saturating_mul(texel_bytes(shape).into()),
+        given => given.into(),
+    };
+    [shape.height, shape.depth, shape.array_size]
+        .into_iter()
+        .fold(row, |bytes, number| bytes.saturating_mul(count(number)))
+        .max(size.into())
 }
 
 /// Where a resource came from.
@@ -84,7 +49,7 @@ pub enum Origin {
     /// Memory that the renderer published under this blob id.
     Renderer(u64),
     /// RESOURCE_CREATE_3D.
-    Shaped(Shape),
+    Shaped,
     /// Another process, whose memory it is.
     Imported,
 }
@@ -149,7 +114,7 @@ impl Resource {
 
     /// Contexts that it is attached to can import it as memory.
     pub fn is_shareable(&self) -> bool {
-        self.shareable || matches!(self.origin, Origin::Shaped(_))
+        self.shareable || matches!(self.origin, Origin::Shaped)
     }
 
     /// The memory.
@@ -218,7 +183,9 @@ mod tests {
             height: 3,
             ..Shape::default()
         };
-        assert_eq!(shape.bytes(), 120);
+        assert_eq!(shape_bytes(&shape, 0, 0), 120);
+        assert_eq!(shape_bytes(&shape, 64, 0), 192);
+        assert_eq!(shape_bytes(&shape, 64, 200), 200);
         let buffer = Shape {
             target: 0,
             format: FORMAT_R8,
@@ -226,12 +193,7 @@ mod tests {
             height: 1,
             ..Shape::default()
         };
-        assert_eq!(buffer.bytes(), 100);
-        let strided = Shape {
-            stride: 64,
-            ..shape
-        };
-        assert_eq!(strided.bytes(), 192);
+        assert_eq!(shape_bytes(&buffer, 0, 0), 100);
     }
 
     #[test]
@@ -243,6 +205,6 @@ mod tests {
             array_size: u32::MAX,
             ..Shape::default()
         };
-        assert_eq!(shape.bytes(), u64::MAX);
+        assert_eq!(shape_bytes(&shape, 0, 0), u64::MAX);
     }
 }

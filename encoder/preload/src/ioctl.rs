@@ -309,16 +309,7 @@ unsafe fn getparam(device: &Device, param: &mut GetParam) -> Result<(), Errno> {
 fn resource_create(device: &Device, create: &mut ResourceCreate) -> Result<(), Errno> {
     let ctx_id = device.context()?;
     let request = Request::ResourceCreate3d(ResourceCreate3d {
-        target: create.target,
-        format: create.format,
-        bind: create.bind,
-        width: create.width,
-        height: create.height,
-        depth: create.depth,
-        array_size: create.array_size,
-        last_level: create.last_level,
-        nr_samples: create.nr_samples,
-        flags: create.flags,
+        shape: create.shape,
         size: create.size,
         stride: create.stride,
         ctx_id,
@@ -762,7 +753,7 @@ mod tests {
     fn transfers_are_fences_too() {
         let (device, _near, heard, _server) = device();
         let mut create = ResourceCreate::zeroed();
-        (create.target, create.width, create.size) = (2, 64, 4096);
+        (create.shape.target, create.shape.width, create.size) = (2, 64, 4096);
         ioctl(&device, number::RESOURCE_CREATE, &mut create).unwrap();
         let mut transfer = Transfer {
             bo_handle: create.bo_handle,

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each of the two uses its part")]
 
+use asgard_asg::Shape;
 use bytemuck::{Pod, Zeroable};
 
 /// The type byte of all DRM requests.
@@ -124,16 +125,7 @@ pub(crate) mod param {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(crate) struct ResourceCreate {
-    pub(crate) target: u32,
-    pub(crate) format: u32,
-    pub(crate) bind: u32,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    pub(crate) depth: u32,
-    pub(crate) array_size: u32,
-    pub(crate) last_level: u32,
-    pub(crate) nr_samples: u32,
-    pub(crate) flags: u32,
+    pub(crate) shape: Shape,
     pub(crate) bo_handle: u32,
     pub(crate) res_handle: u32,
     pub(crate) size: u32,

@@ -5,6 +5,7 @@
     reason = "names and meanings are those of the specification"
 )]
 
+use asgard_asg::Shape;
 use bytemuck::{Pod, Zeroable};
 
 /// Feature bits, section 5.7.3.
@@ -267,16 +268,7 @@ pub struct CtxCreate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct ResourceCreate3d {
     pub resource_id: u32,
-    pub target: u32,
-    pub format: u32,
-    pub bind: u32,
-    pub width: u32,
-    pub height: u32,
-    pub depth: u32,
-    pub array_size: u32,
-    pub last_level: u32,
-    pub nr_samples: u32,
-    pub flags: u32,
+    pub shape: Shape,
     pub padding: u32,
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use asgard_asg::Mapping;
+use asgard_asg::{Mapping, Shape};
 
 use super::protocol::{
     BLOB_FLAG_CROSS_DEVICE, BLOB_FLAG_MAPPABLE, BLOB_FLAG_SHAREABLE, BLOB_MEM_GUEST, Cube, MemEntry,
 };
-use crate::resource::{Shape, sealed_memory};
+use crate::resource::{sealed_memory, texel_bytes};
 
 /// Guest memory, as the device reaches it.
 pub trait GuestMemory {
@@ -194,7 +194,7 @@ impl Level {
 
     fn at(shape: &Shape, level: u32) -> Self {
         let size = |full: u32| (full >> level).max(1);
-        let texel = shape.texel_bytes();
+        let texel = texel_bytes(shape);
         let width = size(shape.width);
         Self {
             offset: 0,
@@ -386,9 +386,10 @@ impl Backing {
         })
     }
 
-    /// Copies `len` bytes at `offset` to `at` of host memory.
-    fn to_host(
+    /// Copies between `len` bytes at `offset` and those at `at` of host memory.
+    fn copy(
         &self,
+        direction: Direction,
         memory: &dyn GuestMemory,
         offset: u64,
         host: &Mapping,
@@ -403,30 +404,12 @@ impl Backing {
             let Some(piece) = piece.get_mut(..len) else {
                 return false;
             };
-            let done = memory.read(address, piece) && host.copy_in(at, piece).is_ok();
-            at += len;
-            done
-        })
-    }
-
-    /// Copies `len` bytes at `at` of host memory to `offset`.
-    fn to_guest(
-        &self,
-        memory: &dyn GuestMemory,
-        offset: u64,
-        host: &Mapping,
-        at: u64,
-        len: usize,
-    ) -> bool {
-        let mut piece = vec![0; len.min(PIECE)];
-        let Ok(mut at) = usize::try_from(at) else {
-            return false;
-        };
-        self.runs(offset, len as u64, |address, len| {
-            let Some(piece) = piece.get_mut(..len) else {
-                return false;
+            let done = match direction {
+                Direction::ToHost => memory.read(address, piece) && host.copy_in(at, piece).is_ok(),
+                Direction::ToGuest => {
+                    host.copy_out(at, piece).is_ok() && memory.write(address, piece)
+                }
             };
-            let done = host.copy_out(at, piece).is_ok() && memory.write(address, piece);
             at += len;
             done
         })
@@ -451,10 +434,7 @@ impl Copy {
         backing: &Backing,
         host: &Mapping,
     ) -> bool {
-        self.rows(|at, offset, len| match direction {
-            Direction::ToHost => backing.to_host(memory, offset, host, at, len),
-            Direction::ToGuest => backing.to_guest(memory, offset, host, at, len),
-        })
+        self.rows(|at, offset, len| backing.copy(direction, memory, offset, host, at, len))
     }
 }
 

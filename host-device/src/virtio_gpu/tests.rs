@@ -13,8 +13,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asgard_asg::layout;
 use asgard_asg::submit::Command as Submitted;
+use asgard_asg::{Shape, layout};
 use bytemuck::Pod;
 
 use super::gpu::{Command, Config, CursorPlace, Gpu, Host, Picture, Show};
@@ -158,14 +158,14 @@ impl Machine {
         self.response(id).map(|(header, _)| header.kind)
     }
 
+    /// Sends a command of a context and returns its number.
+    fn ask<T: Pod>(&mut self, ctx_id: u32, kind: u32, body: &T) -> u64 {
+        self.send(head(kind, ctx_id), bytemuck::bytes_of(body))
+    }
+
     /// Sends a command of a context and returns the type of the response.
     fn ctx<T: Pod>(&mut self, ctx_id: u32, kind: u32, body: &T) -> u32 {
-        let header = Header {
-            kind,
-            ctx_id,
-            ..Header::default()
-        };
-        let id = self.send(header, bytemuck::bytes_of(body));
+        let id = self.ask(ctx_id, kind, body);
         self.kind(id).expect("no answer")
     }
 
@@ -181,22 +181,12 @@ impl Machine {
     }
 
     fn resource(&mut self, kind: u32, resource_id: u32) -> u32 {
-        self.run(
-            kind,
-            &ResourceId {
-                resource_id,
-                padding: 0,
-            },
-        )
+        self.run(kind, &named(resource_id))
     }
 
     /// Asks for a blob, plays the renderer process, and returns the type of the response.
     fn blob(&mut self, ctx_id: u32, c: ResourceCreateBlob, entries: &[MemEntry]) -> u32 {
-        let header = Header {
-            kind: cmd::RESOURCE_CREATE_BLOB,
-            ctx_id,
-            ..Header::default()
-        };
+        let header = head(cmd::RESOURCE_CREATE_BLOB, ctx_id);
         let mut bytes = bytemuck::bytes_of(&c).to_vec();
         bytes.extend_from_slice(bytemuck::cast_slice(entries));
         let asked = self.host.told.len();
@@ -219,15 +209,8 @@ impl Machine {
     }
 
     fn map(&mut self, resource_id: u32, offset: u64) -> u32 {
-        let header = Header {
-            kind: cmd::RESOURCE_MAP_BLOB,
-            ..Header::default()
-        };
-        let c = MapBlob {
-            resource_id,
-            padding: 0,
-            offset,
-        };
+        let header = head(cmd::RESOURCE_MAP_BLOB, 0);
+        let c = mapped(resource_id, offset);
         let id = self.send(header, bytemuck::bytes_of(&c));
         if self.host.asked_maps.pop().is_some() {
             assert_eq!(self.kind(id), None);
@@ -237,14 +220,7 @@ impl Machine {
     }
 
     fn attach(&mut self, ctx_id: u32, resource_id: u32) -> u32 {
-        self.ctx(
-            ctx_id,
-            cmd::CTX_ATTACH_RESOURCE,
-            &ResourceId {
-                resource_id,
-                padding: 0,
-            },
-        )
+        self.ctx(ctx_id, cmd::CTX_ATTACH_RESOURCE, &named(resource_id))
     }
 
     fn backing(&mut self, resource_id: u32, entries: &[MemEntry]) -> u32 {
@@ -254,10 +230,7 @@ impl Machine {
         };
         let mut bytes = bytemuck::bytes_of(&c).to_vec();
         bytes.extend_from_slice(bytemuck::cast_slice(entries));
-        let header = Header {
-            kind: cmd::RESOURCE_ATTACH_BACKING,
-            ..Header::default()
-        };
+        let header = head(cmd::RESOURCE_ATTACH_BACKING, 0);
         let id = self.send(header, &bytes);
         self.kind(id).expect("no answer")
     }
@@ -303,6 +276,67 @@ fn create(capset: u32) -> CtxCreate {
     }
 }
 
+fn head(kind: u32, ctx_id: u32) -> Header {
+    Header {
+        kind,
+        ctx_id,
+        ..Header::default()
+    }
+}
+
+fn named(resource_id: u32) -> ResourceId {
+    ResourceId {
+        resource_id,
+        padding: 0,
+    }
+}
+
+fn mapped(resource_id: u32, offset: u64) -> MapBlob {
+    MapBlob {
+        resource_id,
+        padding: 0,
+        offset,
+    }
+}
+
+/// Memory of the host's that can be mapped; of blob 0, for a ring.
+fn host_blob(resource_id: u32, blob_id: u64, size: u64) -> ResourceCreateBlob {
+    ResourceCreateBlob {
+        resource_id,
+        blob_mem: BLOB_MEM_HOST3D,
+        blob_flags: BLOB_FLAG_MAPPABLE,
+        nr_entries: 0,
+        blob_id,
+        size,
+    }
+}
+
+fn flat(resource_id: u32, format: u32, width: u32, height: u32) -> ResourceCreate2d {
+    ResourceCreate2d {
+        resource_id,
+        format,
+        width,
+        height,
+    }
+}
+
+fn rect(x: u32, y: u32, width: u32, height: u32) -> Rect {
+    Rect {
+        x,
+        y,
+        width,
+        height,
+    }
+}
+
+fn flush(rect: Rect, resource_id: u32) -> ResourceFlush {
+    ResourceFlush {
+        rect,
+        resource_id,
+        padding: 0,
+    }
+}
+
 fn entry(offset: u64, length: u32) -> MemEntry {
     MemEntry {
         addr: RAM + offset,
@@ -328,13 +362,11 @@ const EXPORT: Submitted = Submitted::CreateExportSyncVk {
 };
 
 fn ring(m: &mut Machine, ctx_id: u32, resource_id: u32) {
-    let c = ResourceCreateBlob {
+    let c = host_blob(
         resource_id,
-        blob_mem: BLOB_MEM_HOST3D,
-        blob_flags: BLOB_FLAG_MAPPABLE,
-        size: layout::blob_size(layout::DEFAULT_BUFFER_SIZE) as u64,
-        ..ResourceCreateBlob::default()
-    };
+        0,
+        layout::blob_size(layout::DEFAULT_BUFFER_SIZE) as u64,
+    );
     assert_eq!(
         m.ctx(ctx_id, cmd::RESOURCE_CREATE_BLOB, &c),
         resp::OK_NODATA

@@ -18,7 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::{Fault, Outcome, watch_for_hangup};
 use crate::device::{BlobRequest, Device};
 use crate::fence::{Ring, Task};
-use crate::resource::{Origin, Resource, Shape};
+use crate::resource::{self, Origin, Resource};
 use crate::{Error, capset};
 
 /// How long contexts get to end when the guest is gone.
@@ -193,7 +193,8 @@ impl Connection {
             }
             Request::ResourceCreate3d(create) => {
                 let res_id = next(&mut self.next_res, "resource ids")?;
-                device.create_3d(res_id, shape(create))?;
+                let size = resource::shape_bytes(&create.shape, create.stride, create.size);
+                device.create_3d(res_id, size)?;
                 self.give_resource(create.ctx_id, res_id)
             }
             Request::ResourceImport { ctx_id } => {
@@ -328,23 +329,6 @@ fn next(id: &mut u32, what: &'static str) -> Result<u32, Error> {
         limit: u64::from(u32::MAX),
     })?;
     Ok(*id)
-}
-
-fn shape(create: &wire::ResourceCreate3d) -> Shape {
-    Shape {
-        target: create.target,
-        format: create.format,
-        bind: create.bind,
-        width: create.width,
-        height: create.height,
-        depth: create.depth,
-        array_size: create.array_size,
-        last_level: create.last_level,
-        samples: create.nr_samples,
-        flags: create.flags,
-        stride: create.stride,
-        size: create.size,
-    }
 }
 
 fn signal(event: &OwnedFd) {

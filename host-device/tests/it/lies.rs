@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use asgard_asg::Shape;
 use asgard_asg::kumquat::{
     CtxCreate, CtxResource, MAX_FDS, Packet, Request, ResourceCreate3d, Socket, Transfer3d,
 };
@@ -127,8 +128,11 @@ fn wrong_ids_end_their_connection_or_are_answered() {
     assert!(matches!(client.ask_blob(99, 0, 4096).0, Answer::Errno(_)));
     let create = ResourceCreate3d {
         ctx_id: 99,
-        width: 1,
-        height: 1,
+        shape: Shape {
+            width: 1,
+            height: 1,
+            ..Shape::default()
+        },
         ..ResourceCreate3d::default()
     };
     assert!(matches!(
@@ -137,9 +141,12 @@ fn wrong_ids_end_their_connection_or_are_answered() {
     ));
     let huge = ResourceCreate3d {
         ctx_id: ctx,
-        width: u32::MAX,
-        height: u32::MAX,
-        depth: u32::MAX,
+        shape: Shape {
+            width: u32::MAX,
+            height: u32::MAX,
+            depth: u32::MAX,
+            ..create.shape
+        },
         ..create
     };
     assert!(matches!(

@@ -1,6 +1,7 @@
 //! What well-behaved clients ask.
 
 use asgard_asg::Mapping;
+use asgard_asg::Shape;
 use asgard_asg::capset::{CAPSET_ID, FULL_SIZE};
 use asgard_asg::kumquat::{GetCapset, Request, ResourceCreate3d, Transfer3d};
 use asgard_asg::submit::Command as Submitted;
@@ -106,15 +107,18 @@ fn shaped_resources_are_memory_that_can_be_mapped() {
     let client = server.connect();
     let ctx_id = client.context();
     let create = ResourceCreate3d {
-        target: 2,
-        format: 67,
-        width: 100,
-        height: 50,
-        depth: 1,
-        array_size: 1,
+        shape: Shape {
+            target: 2,
+            format: 67,
+            width: 100,
+            height: 50,
+            depth: 1,
+            array_size: 1,
+            ..Shape::default()
+        },
         stride: 512,
+        size: 0,
         ctx_id,
-        ..ResourceCreate3d::default()
     };
     let (Answer::Resource(resource_id), fds) = client.ask(&Request::ResourceCreate3d(create))
     else {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use asgard_asg::Shape;
 use asgard_asg::kumquat::{
     BLOB_MEM_HOST3D, CtxCreate, CtxResource, FENCE, GetCapset, RING_IDX, Request, ResourceCreate3d,
     ResourceCreateBlob, Transfer3d,
@@ -138,9 +139,12 @@ fn session() -> Vec<u8> {
             size: 4096,
         }),
         Request::ResourceCreate3d(ResourceCreate3d {
-            target: 2,
-            width: 64,
-            height: 64,
+            shape: Shape {
+                target: 2,
+                width: 64,
+                height: 64,
+                ..Shape::default()
+            },
             ctx_id: 1,
             ..ResourceCreate3d::default()
         }),

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use asgard_asg::Shape;
+
 use super::super::protocol::{self as wire, Header, feature, resp};
 use super::super::resource::{Backing, HostMemory, Kind, Resource, flat_shape, shape_bytes};
 use super::super::schedule::Key;
@@ -10,7 +12,6 @@ use super::scanout::{MAX_EXTENT, Show};
 use super::window::page_up;
 use super::{Gpu, Host, Result, Ticket, body, ok, take};
 use crate::link::Request;
-use crate::resource::Shape;
 
 /// The deepest stack of pictures.
 const MAX_LAYERS: u32 = 2048;
@@ -76,21 +77,7 @@ impl Gpu {
 
     pub(super) fn create_3d(&mut self, c: &wire::ResourceCreate3d) -> Result {
         self.needs(feature::VIRGL)?;
-        let shape = Shape {
-            target: c.target,
-            format: c.format,
-            bind: c.bind,
-            width: c.width,
-            height: c.height,
-            depth: c.depth,
-            array_size: c.array_size,
-            last_level: c.last_level,
-            samples: c.nr_samples,
-            flags: c.flags,
-            stride: 0,
-            size: 0,
-        };
-        self.create_shaped(c.resource_id, shape)
+        self.create_shaped(c.resource_id, c.shape)
     }
 
     pub(super) fn create_blob(&mut self, host: &mut dyn Host, ticket: Ticket, mut rest: &[u8]) {

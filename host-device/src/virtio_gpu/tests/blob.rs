@@ -78,11 +78,7 @@ fn every_blob_can_do_what_its_memory_and_flags_say_and_nothing_else() {
                 assert_eq!(m.run(kind, &transfer), moved, "transfer: {what}");
             }
 
-            let rect = Rect {
-                width: 32,
-                height: 64,
-                ..Rect::default()
-            };
+            let rect = rect(0, 0, 32, 64);
             let scanout = SetScanoutBlob {
                 rect,
                 scanout_id: 1,
@@ -98,11 +94,7 @@ fn every_blob_can_do_what_its_memory_and_flags_say_and_nothing_else() {
                 resp::OK_NODATA,
                 "{what}"
             );
-            let flush = ResourceFlush {
-                rect,
-                resource_id: 5,
-                padding: 0,
-            };
+            let flush = flush(rect, 5);
             assert_eq!(
                 m.run(cmd::RESOURCE_FLUSH, &flush),
                 resp::OK_NODATA,
@@ -160,13 +152,7 @@ fn every_blob_can_do_what_its_memory_and_flags_say_and_nothing_else() {
 fn mapped_blobs_outlive_their_context() {
     let mut m = Machine::new();
     m.context(1);
-    let c = ResourceCreateBlob {
-        blob_mem: BLOB_MEM_HOST3D,
-        blob_flags: BLOB_FLAG_MAPPABLE,
-        blob_id: 1,
-        size: 5000,
-        ..ResourceCreateBlob::default()
-    };
+    let c = host_blob(0, 1, 5000);
     for resource_id in 1..=4 {
         assert_eq!(
             m.blob(1, ResourceCreateBlob { resource_id, ..c }, &[]),
@@ -201,15 +187,8 @@ fn mapped_blobs_outlive_their_context() {
     assert_eq!(m.resource(cmd::RESOURCE_UNREF, 1), resp::OK_NODATA);
     assert_eq!(m.host.maps.len(), 2);
     // The machine monitor may refuse.
-    let header = Header {
-        kind: cmd::RESOURCE_MAP_BLOB,
-        ..Header::default()
-    };
-    let map = MapBlob {
-        resource_id: 3,
-        padding: 0,
-        offset: 32768,
-    };
+    let header = head(cmd::RESOURCE_MAP_BLOB, 0);
+    let map = mapped(3, 32768);
     let id = m.send(header, bytemuck::bytes_of(&map));
     m.gpu.mapped(&mut m.host, 3, false);
     assert_eq!(m.kind(id), Some(resp::ERR_UNSPEC));

@@ -7,26 +7,13 @@ fn a_context_of_no_capset_has_resources_and_no_commands() {
     for features in [feature::ALL, feature::ALL & !feature::CONTEXT_INIT] {
         let mut m = Machine::with(device::Limits::default(), features);
         assert_eq!(m.ctx(1, cmd::CTX_CREATE, &create(0)), resp::OK_NODATA);
-        let c = ResourceCreate2d {
-            resource_id: 1,
-            format: 1,
-            width: 1,
-            height: 1,
-        };
+        let c = flat(1, 1, 1, 1);
         assert_eq!(m.run(cmd::RESOURCE_CREATE_2D, &c), resp::OK_NODATA);
         assert_eq!(m.attach(1, 1), resp::OK_NODATA);
-        let header = Header {
-            ctx_id: 1,
-            ..Header::default()
-        };
+        let header = head(cmd::SUBMIT_3D, 1);
         let id = m.submit(header, PLACEHOLDER);
         assert_eq!(m.kind(id), Some(resp::ERR_INVALID_PARAMETER));
-        let c = ResourceCreateBlob {
-            resource_id: 2,
-            blob_mem: BLOB_MEM_HOST3D,
-            size: 4096,
-            ..ResourceCreateBlob::default()
-        };
+        let c = host_blob(2, 0, 4096);
         assert_eq!(
             m.ctx(1, cmd::RESOURCE_CREATE_BLOB, &c),
             resp::ERR_INVALID_PARAMETER
@@ -43,10 +30,7 @@ fn a_ping_reaches_the_ring_without_the_renderer_process() {
     ring(&mut m, 1, 3);
     let told = m.host.told.len();
     let ping = |m: &mut Machine, ctx_id, resource_id| {
-        let header = Header {
-            ctx_id,
-            ..Header::default()
-        };
+        let header = head(cmd::SUBMIT_3D, ctx_id);
         let id = m.submit(header, Submitted::ContextPing { resource_id });
         m.kind(id)
     };
@@ -55,10 +39,7 @@ fn a_ping_reaches_the_ring_without_the_renderer_process() {
     assert_eq!(ping(&mut m, 2, 3), Some(resp::ERR_INVALID_CONTEXT_ID));
     assert_eq!(m.host.told.len(), told);
     // A second consumer on one ring would be one too many.
-    let header = Header {
-        ctx_id: 1,
-        ..Header::default()
-    };
+    let header = head(cmd::SUBMIT_3D, 1);
     let id = m.submit(header, Submitted::ContextCreate { resource_id: 3 });
     assert_eq!(m.kind(id), Some(resp::ERR_INVALID_RESOURCE_ID));
     assert_eq!(m.resource(cmd::RESOURCE_UNREF, 3), resp::OK_NODATA);
@@ -71,32 +52,13 @@ fn what_waits_for_one_context_does_not_stop_another() {
     let mut m = Machine::new();
     m.context(1);
     m.context(2);
-    let c = ResourceCreateBlob {
-        resource_id: 5,
-        blob_mem: BLOB_MEM_HOST3D,
-        blob_flags: BLOB_FLAG_MAPPABLE,
-        blob_id: 77,
-        size: 4096,
-        ..ResourceCreateBlob::default()
-    };
-    let header = |kind, ctx_id| Header {
-        kind,
-        ctx_id,
-        ..Header::default()
-    };
-    let blob = m.send(header(cmd::RESOURCE_CREATE_BLOB, 1), bytemuck::bytes_of(&c));
+    let c = host_blob(5, 77, 4096);
+    let blob = m.ask(1, cmd::RESOURCE_CREATE_BLOB, &c);
     let token = m.last_token();
-    let id = ResourceId {
-        resource_id: 5,
-        padding: 0,
-    };
-    let attach = m.send(header(cmd::CTX_ATTACH_RESOURCE, 1), bytemuck::bytes_of(&id));
-    let map = MapBlob {
-        resource_id: 5,
-        padding: 0,
-        offset: 0,
-    };
-    let map = m.send(header(cmd::RESOURCE_MAP_BLOB, 0), bytemuck::bytes_of(&map));
+    let id = named(5);
+    let attach = m.ask(1, cmd::CTX_ATTACH_RESOURCE, &id);
+    let map = mapped(5, 0);
+    let map = m.ask(0, cmd::RESOURCE_MAP_BLOB, &map);
     assert_eq!(
         (m.kind(blob), m.kind(attach), m.kind(map)),
         (None, None, None)
@@ -106,7 +68,7 @@ fn what_waits_for_one_context_does_not_stop_another() {
     assert_eq!(m.kind(blob), Some(resp::OK_NODATA));
     assert_eq!(m.kind(attach), Some(resp::OK_NODATA));
     assert_eq!(m.kind(map), None);
-    let unref = m.send(header(cmd::RESOURCE_UNREF, 0), bytemuck::bytes_of(&id));
+    let unref = m.ask(0, cmd::RESOURCE_UNREF, &id);
     assert_eq!(m.kind(unref), None);
     m.gpu.mapped(&mut m.host, 5, true);
     assert_eq!(
@@ -116,29 +78,11 @@ fn what_waits_for_one_context_does_not_stop_another() {
     assert!(m.host.maps.is_empty(), "unmapped with the resource");
     // A renderer process that does not read holds up its own context only.
     m.host.backed_up = true;
-    let slow = m.submit(
-        Header {
-            ctx_id: 1,
-            ..Header::default()
-        },
-        PLACEHOLDER,
-    );
-    let behind = m.submit(
-        Header {
-            ctx_id: 1,
-            ..Header::default()
-        },
-        PLACEHOLDER,
-    );
+    let slow = m.submit(head(cmd::SUBMIT_3D, 1), PLACEHOLDER);
+    let behind = m.submit(head(cmd::SUBMIT_3D, 1), PLACEHOLDER);
     let told = m.host.told.len();
     m.host.backed_up = false;
-    let other = m.submit(
-        Header {
-            ctx_id: 2,
-            ..Header::default()
-        },
-        PLACEHOLDER,
-    );
+    let other = m.submit(head(cmd::SUBMIT_3D, 2), PLACEHOLDER);
     assert_eq!(m.host.told.len(), told + 1);
     let token = m.last_token();
     m.done(2, token);

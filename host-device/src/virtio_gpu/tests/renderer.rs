@@ -9,18 +9,8 @@ fn a_dead_renderer_process_costs_its_context_and_nothing_else() {
     m.context(2);
     ring(&mut m, 1, 3);
     let fence = m.submit(fenced(1, Some(0), 4), EXPORT);
-    let c = ResourceCreateBlob {
-        resource_id: 5,
-        blob_mem: BLOB_MEM_HOST3D,
-        blob_id: 77,
-        size: 4096,
-        ..ResourceCreateBlob::default()
-    };
-    let header = Header {
-        kind: cmd::RESOURCE_CREATE_BLOB,
-        ctx_id: 1,
-        ..Header::default()
-    };
+    let c = host_blob(5, 77, 4096);
+    let header = head(cmd::RESOURCE_CREATE_BLOB, 1);
     let blob = m.send(header, bytemuck::bytes_of(&c));
     assert_eq!((m.kind(fence), m.kind(blob)), (None, None));
     m.host.told.clear();
@@ -44,10 +34,7 @@ fn a_dead_renderer_process_costs_its_context_and_nothing_else() {
         panic!("{heard:?}")
     };
     let ping = m.submit(
-        Header {
-            ctx_id: 1,
-            ..Header::default()
-        },
+        head(cmd::SUBMIT_3D, 1),
         Submitted::ContextPing { resource_id: 3 },
     );
     assert_eq!(m.kind(ping), Some(resp::OK_NODATA));
@@ -71,10 +58,7 @@ fn a_renderer_process_that_does_not_answer_is_given_up() {
     // A fence may take for ever.
     let fence = m.submit(fenced(2, Some(0), 4), EXPORT);
     assert_eq!(m.gpu.deadline(), None);
-    let header = Header {
-        ctx_id: 1,
-        ..Header::default()
-    };
+    let header = head(cmd::SUBMIT_3D, 1);
     let stuck = m.submit(header, PLACEHOLDER);
     let deadline = m.gpu.deadline().unwrap();
     let early = deadline - Duration::from_millis(1);
@@ -89,19 +73,8 @@ fn a_renderer_process_that_does_not_answer_is_given_up() {
 fn a_renderer_process_is_not_believed_either() {
     let mut m = Machine::new();
     m.context(1);
-    let c = ResourceCreateBlob {
-        resource_id: 5,
-        blob_mem: BLOB_MEM_HOST3D,
-        blob_flags: BLOB_FLAG_MAPPABLE,
-        blob_id: 77,
-        size: 8192,
-        ..ResourceCreateBlob::default()
-    };
-    let header = Header {
-        kind: cmd::RESOURCE_CREATE_BLOB,
-        ctx_id: 1,
-        ..Header::default()
-    };
+    let c = host_blob(5, 77, 8192);
+    let header = head(cmd::RESOURCE_CREATE_BLOB, 1);
     // Memory that can shrink would kill whoever maps it.
     let id = m.send(header, bytemuck::bytes_of(&c));
     let token = m.last_token();

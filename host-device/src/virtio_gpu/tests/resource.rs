@@ -5,13 +5,7 @@ use super::*;
 #[test]
 fn the_driver_reads_displays_and_capsets() {
     let mut m = Machine::new();
-    let id = m.send(
-        Header {
-            kind: cmd::GET_DISPLAY_INFO,
-            ..Header::default()
-        },
-        &[],
-    );
+    let id = m.send(head(cmd::GET_DISPLAY_INFO, 0), &[]);
     let (header, body) = m.response(id).unwrap();
     assert_eq!((header.kind, body.len()), (resp::OK_DISPLAY_INFO, 16 * 24));
     let displays: &[DisplayOne] = bytemuck::cast_slice(&body);
@@ -20,34 +14,16 @@ fn the_driver_reads_displays_and_capsets() {
         .map(|d| (d.enabled, d.rect.width, d.rect.height));
     let expected = [(1, 640, 480), (1, 320, 200), (0, 0, 0)];
     assert!(sizes.take(3).eq(expected));
-    let id = m.send(
-        Header {
-            kind: cmd::GET_EDID,
-            ..Header::default()
-        },
-        &[0; 8],
-    );
+    let id = m.ask(0, cmd::GET_EDID, &[0_u32; 2]);
     let (header, body) = m.response(id).unwrap();
     assert_eq!((header.kind, body.len()), (resp::OK_EDID, 8 + 1024));
     assert_eq!(body[..4], 128_u32.to_le_bytes());
     assert_eq!(body[8..16], [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
-    let id = m.send(
-        Header {
-            kind: cmd::GET_CAPSET_INFO,
-            ..Header::default()
-        },
-        &[0; 8],
-    );
+    let id = m.ask(0, cmd::GET_CAPSET_INFO, &[0_u32; 2]);
     let (_, body) = m.response(id).unwrap();
     let info: CapsetInfo = bytemuck::pod_read_unaligned(&body);
     assert_eq!((info.capset_id, info.capset_max_version), (3, 0));
-    let id = m.send(
-        Header {
-            kind: cmd::GET_CAPSET,
-            ..Header::default()
-        },
-        bytemuck::bytes_of(&[3_u32, 0]),
-    );
+    let id = m.ask(0, cmd::GET_CAPSET, &[3_u32, 0]);
     let (header, body) = m.response(id).unwrap();
     assert_eq!(header.kind, resp::OK_CAPSET);
     assert_eq!(body.len(), info.capset_max_size as usize);
@@ -65,14 +41,17 @@ fn transfers_keep_to_their_box_and_strides() {
     m.context(1);
     let c = ResourceCreate3d {
         resource_id: 4,
-        target: 2,
-        format: 67,
-        width: 13,
-        height: 7,
-        depth: 1,
-        array_size: 3,
-        last_level: 2,
-        ..ResourceCreate3d::default()
+        shape: Shape {
+            target: 2,
+            format: 67,
+            width: 13,
+            height: 7,
+            depth: 1,
+            array_size: 3,
+            last_level: 2,
+            ..Shape::default()
+        },
+        padding: 0,
     };
     assert_eq!(m.run(cmd::RESOURCE_CREATE_3D, &c), resp::OK_NODATA);
     assert_eq!(m.attach(1, 4), resp::OK_NODATA);
@@ -186,31 +165,17 @@ fn transfers_keep_to_their_box_and_strides() {
 #[test]
 fn a_picture_reaches_the_display() {
     let mut m = Machine::new();
-    let c = ResourceCreate2d {
-        resource_id: 1,
-        format: 2,
-        width: 8,
-        height: 4,
-    };
+    let c = flat(1, 2, 8, 4);
     assert_eq!(m.run(cmd::RESOURCE_CREATE_2D, &c), resp::OK_NODATA);
     assert_eq!(m.backing(1, &[entry(0, 128)]), resp::OK_NODATA);
-    let all = Rect {
-        width: 8,
-        height: 4,
-        ..Rect::default()
-    };
+    let all = rect(0, 0, 8, 4);
     let transfer = TransferToHost2d {
         rect: all,
         resource_id: 1,
         ..TransferToHost2d::default()
     };
     assert_eq!(m.run(cmd::TRANSFER_TO_HOST_2D, &transfer), resp::OK_NODATA);
-    let part = Rect {
-        x: 2,
-        y: 1,
-        width: 5,
-        height: 3,
-    };
+    let part = rect(2, 1, 5, 3);
     let scanout = SetScanout {
         rect: part,
         scanout_id: 0,
@@ -218,11 +183,7 @@ fn a_picture_reaches_the_display() {
     };
     assert_eq!(m.run(cmd::SET_SCANOUT, &scanout), resp::OK_NODATA);
     assert!(m.host.shown.is_empty());
-    let flush = ResourceFlush {
-        rect: all,
-        resource_id: 1,
-        padding: 0,
-    };
+    let flush = flush(all, 1);
     assert_eq!(m.run(cmd::RESOURCE_FLUSH, &flush), resp::OK_NODATA);
     let ram = m.host.ram.borrow().clone();
     let pixels: Vec<u8> = (1..4)
@@ -283,22 +244,11 @@ fn identities_are_stable_and_unique() {
     let mut m = Machine::new();
     let mut seen = BTreeSet::new();
     for resource_id in 1..=3 {
-        let c = ResourceCreate2d {
-            resource_id,
-            format: 1,
-            width: 1,
-            height: 1,
-        };
+        let c = flat(resource_id, 1, 1, 1);
         assert_eq!(m.run(cmd::RESOURCE_CREATE_2D, &c), resp::OK_NODATA);
         let mut ask = || {
-            let header = Header {
-                kind: cmd::RESOURCE_ASSIGN_UUID,
-                ..Header::default()
-            };
-            let c = ResourceId {
-                resource_id,
-                padding: 0,
-            };
+            let header = head(cmd::RESOURCE_ASSIGN_UUID, 0);
+            let c = named(resource_id);
             let id = m.send(header, bytemuck::bytes_of(&c));
             m.response(id).unwrap().1
         };
@@ -309,23 +259,9 @@ fn identities_are_stable_and_unique() {
     }
     m.gpu.reset(&mut m.host);
     m.gpu.set_features(feature::ALL);
-    let c = ResourceCreate2d {
-        resource_id: 1,
-        format: 1,
-        width: 1,
-        height: 1,
-    };
+    let c = flat(1, 1, 1, 1);
     assert_eq!(m.run(cmd::RESOURCE_CREATE_2D, &c), resp::OK_NODATA);
-    let header = Header {
-        kind: cmd::RESOURCE_ASSIGN_UUID,
-        ..Header::default()
-    };
-    let id = m.send(
-        header,
-        bytemuck::bytes_of(&ResourceId {
-            resource_id: 1,
-            padding: 0,
-        }),
-    );
+    let header = head(cmd::RESOURCE_ASSIGN_UUID, 0);
+    let id = m.send(header, bytemuck::bytes_of(&named(1)));
     assert!(seen.insert(m.response(id).unwrap().1), "another resource");
 }
