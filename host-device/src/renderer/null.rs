@@ -1,7 +1,8 @@
 //! A renderer without a driver: streams echo their input, blobs are plain memory, fences are
-//! signalled at once.
+//! signalled at once, or when the guest says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,12 @@ pub const BLOB_SIZE: u64 = 64 << 10;
 
 /// Blob ids from here on were "not published".
 pub const FIRST_MISSING_BLOB: u64 = 1 << 32;
+
+/// Fences of this device are not signalled,
+pub const HOLD: u64 = 1 << 32;
+
+/// until one of the same number of this device is waited for.
+pub const RELEASE: u64 = HOLD + 1;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -45,10 +52,20 @@ struct Shared {
     packets: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+type Done = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
 struct NullContext {
     shared: Arc<Shared>,
     taken: Mutex<BTreeSet<u64>>,
+    /// Fences that are not signalled, by their numbers.
+    held: Mutex<BTreeMap<u64, Vec<Done>>>,
+}
+
+impl fmt::Debug for NullContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NullContext").finish_non_exhaustive()
+    }
 }
 
 impl Context for NullContext {
@@ -73,12 +90,16 @@ impl Context for NullContext {
     }
     fn add_resource(&self, _res_id: u32, _memory: OwnedFd, _size: u64) {}
     fn remove_resource(&self, _res_id: u32) {}
-    fn when_signaled(
-        &self,
-        _device: u64,
-        _fence_or_semaphore: u64,
-        done: Box<dyn FnOnce() + Send>,
-    ) -> Result<(), Error> {
+    fn when_signaled(&self, device: u64, fence_or_semaphore: u64, done: Done) -> Result<(), Error> {
+        let number = fence_or_semaphore;
+        if device == HOLD {
+            self.held.lock().entry(number).or_default().push(done);
+            return Ok(());
+        }
+        if device == RELEASE {
+            let held = self.held.lock().remove(&number);
+            held.into_iter().flatten().for_each(|done| done());
+        }
         done();
         Ok(())
     }
@@ -90,6 +111,8 @@ impl Context for NullContext {
     }
     fn poison(&self, _why: &str) {
         self.shared.dead.store(true, Ordering::Relaxed);
+        let held = std::mem::take(&mut *self.held.lock());
+        held.into_values().flatten().for_each(|done| done());
     }
     fn stats(&self) -> Stats {
         Stats {

@@ -23,7 +23,7 @@ use self::context::Context;
 use self::scanout::Scanout;
 pub use self::scanout::{CursorPlace, Picture, Show};
 use super::protocol::{self as wire, Header, cmd, feature, resp};
-use super::resource::{Direction, GuestMemory, Resource};
+use super::resource::{Direction, GuestMemory, Quota, Resource};
 use super::schedule::{Key, Schedule};
 use crate::capset;
 use crate::device;
@@ -139,9 +139,13 @@ pub struct Gpu {
     resources: BTreeMap<u32, Resource>,
     /// Bytes of host memory that this device allocated.
     memory: u64,
+    /// Of the guest's pages behind resources.
+    entries: Quota,
     scanouts: Vec<Option<Scanout>>,
     cursors: Vec<CursorPlace>,
     schedule: Schedule<(Ticket, Vec<u8>)>,
+    /// Bytes of what is in there.
+    waiting: usize,
     /// Who waits for the window to map a resource.
     mapping: BTreeMap<u32, Ticket>,
     maps: usize,
@@ -164,9 +168,11 @@ impl Gpu {
             contexts: BTreeMap::new(),
             resources: BTreeMap::new(),
             memory: 0,
+            entries: Quota::default(),
             scanouts: vec![None; displays],
             cursors: vec![CursorPlace::default(); displays],
             schedule: Schedule::default(),
+            waiting: 0,
             mapping: BTreeMap::new(),
             maps: 0,
             timelines: Timelines::new(config.device.limits.fences),
@@ -218,6 +224,11 @@ impl Gpu {
         };
     }
 
+    /// Bytes of commands that wait for others.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// Takes a command. What can be done at once is done before this returns.
     pub fn submit(&mut self, host: &mut dyn Host, command: Command) {
         let Command { id, cursor, bytes } = command;
@@ -249,6 +260,7 @@ impl Gpu {
             }
         }
         let keys = keys(&header, rest);
+        self.waiting += rest.len();
         self.schedule.push(keys, (ticket, rest.to_vec()));
         self.run(host);
     }
@@ -283,6 +295,7 @@ impl Gpu {
     /// Runs whatever need not wait.
     fn run(&mut self, host: &mut dyn Host) {
         while let Some((ticket, rest)) = self.schedule.take() {
+            self.waiting -= rest.len();
             self.execute(host, ticket, &rest);
         }
         self.answer_due(host);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use asgard_asg::{Mapping, Shape};
 
@@ -308,9 +309,24 @@ impl Copy {
     }
 }
 
+/// Counts what all backings of a device keep.
+#[derive(Clone, Debug, Default)]
+pub struct Quota(Arc<AtomicUsize>);
+
+impl Quota {
+    /// Whether there is room for so many entries more.
+    pub fn has_room(&self, entries: usize) -> bool {
+        self.0.load(Ordering::Relaxed).saturating_add(entries) <= MAX_ENTRIES
+    }
+}
+
+/// Entries of all backings together: as many as 64 GiB in single pages are.
+pub const MAX_ENTRIES: usize = 1 << 24;
+
 /// The guest's pages behind a resource, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backing {
+    quota: Quota,
     entries: Vec<MemEntry>,
     /// Where each entry begins in the backing.
     starts: Vec<u64>,
@@ -322,7 +338,7 @@ const PIECE: usize = 256 << 10;
 
 impl Backing {
     /// `None` if not all of it is memory of the guest.
-    pub fn new(memory: &dyn GuestMemory, entries: Vec<MemEntry>) -> Option<Self> {
+    pub fn new(memory: &dyn GuestMemory, entries: Vec<MemEntry>, quota: &Quota) -> Option<Self> {
         let mut starts = Vec::with_capacity(entries.len());
         let mut size = 0_u64;
         for entry in &entries {
@@ -332,7 +348,9 @@ impl Backing {
             starts.push(size);
             size = size.checked_add(entry.length.into())?;
         }
+        quota.0.fetch_add(entries.len(), Ordering::Relaxed);
         Some(Self {
+            quota: quota.clone(),
             entries,
             starts,
             size,
@@ -413,6 +431,14 @@ impl Backing {
             at += len;
             done
         })
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        self.quota
+            .0
+            .fetch_sub(self.entries.len(), Ordering::Relaxed);
     }
 }
 

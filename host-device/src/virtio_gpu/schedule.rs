@@ -65,12 +65,6 @@ impl<T> Schedule<T> {
             }
         }
     }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.waiting.clear();
-        self.held.clear();
-    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,9 @@ const QUEUES: usize = 2;
 /// Commands that are taken from a queue before something else gets its turn.
 const TURN: usize = 256;
 
+/// Bytes of commands that wait for others; beyond, the queues are left alone until some have run.
+const MAX_WAITING: usize = 256 << 20;
+
 /// What this device has of virtio and vhost-user.
 const FEATURES: u64 = feature::ALL
     | 1 << VIRTIO_F_VERSION_1
@@ -114,6 +117,7 @@ pub fn serve(
         features: 0,
         window_size,
         owned: false,
+        crowded: false,
     }));
     let mut requests = BackendReqHandler::from_stream(connection, Arc::clone(&front));
     let mut events = Vec::with_capacity(64);
@@ -126,7 +130,7 @@ pub fn serve(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut kicked = more;
+        let mut kicked = more || lock(&front).crowded;
         for event in &events {
             match event.data.u64() {
                 VMM => match requests.handle_request() {
@@ -164,25 +168,38 @@ struct Front {
     features: u64,
     window_size: u64,
     owned: bool,
+    /// There is more in the queues than may wait.
+    crowded: bool,
 }
 
 impl Front {
     /// Takes commands out of the queues; true if there are more.
     fn take_commands(&mut self) -> bool {
         let mut more = false;
+        self.crowded = false;
         for index in 0..QUEUES {
             if let Some(ring) = self.outside.rings.get(index) {
                 ring.take_kick();
             }
             more |= self.take_from(index);
         }
-        more
+        more || (self.crowded && self.gpu.waiting() < MAX_WAITING)
     }
 
     fn take_from(&mut self, index: usize) -> bool {
-        let Self { gpu, outside, .. } = self;
+        let Self {
+            gpu,
+            outside,
+            crowded,
+            ..
+        } = self;
         let mut taken = 0;
         loop {
+            // What they wait for comes as an event, after which they are looked at again.
+            if gpu.waiting() >= MAX_WAITING {
+                *crowded = true;
+                return false;
+            }
             let Some(ring) = outside.rings.get_mut(index).filter(|ring| ring.is_live()) else {
                 return false;
             };
@@ -318,12 +335,11 @@ impl Outside {
         }
     }
 
-    fn translate(&self, address: u64) -> VhostResult<u64> {
-        let found = self.translations.iter().find_map(|(start, size, guest)| {
+    fn translate(&self, address: u64) -> Option<u64> {
+        self.translations.iter().find_map(|(start, size, guest)| {
             let inside = address.checked_sub(*start).filter(|inside| inside < size)?;
             guest.checked_add(inside)
-        });
-        found.ok_or(VhostError::InvalidParam)
+        })
     }
 
     fn watch(&self, ctx_id: u32, also: epoll::EventFlags) {
@@ -520,11 +536,13 @@ impl VhostUserBackendReqHandlerMut for Front {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> VhostResult<()> {
-        let size = u16::try_from(num).map_err(|_| VhostError::InvalidParam)?;
         let ring = self.ring(index)?;
-        ring.queue
-            .try_set_size(size)
-            .map_err(|_| VhostError::InvalidParam)
+        // The number is the guest's: an error here would cost QEMU its device, which it does not survive.
+        let size = u16::try_from(num).unwrap_or(0);
+        if ring.queue.try_set_size(size).is_err() {
+            ring.break_off("it cannot have that many entries");
+        }
+        Ok(())
     }
 
     fn set_vring_addr(
@@ -536,22 +554,17 @@ impl VhostUserBackendReqHandlerMut for Front {
         available: u64,
         _log: u64,
     ) -> VhostResult<()> {
+        // The places are the guest's, as the number was.
         let place = |address| self.outside.translate(address).map(GuestAddress);
-        let (descriptor, available, used) = (place(descriptor)?, place(available)?, place(used)?);
+        let places = [place(descriptor), place(available), place(used)];
         let outside = &mut self.outside;
         let ring = outside
             .rings
             .get_mut(index as usize)
             .ok_or(VhostError::InvalidParam)?;
-        let queue = &mut ring.queue;
-        let placed = queue
-            .try_set_desc_table_address(descriptor)
-            .and_then(|()| queue.try_set_avail_ring_address(available))
-            .and_then(|()| queue.try_set_used_ring_address(used));
-        placed.map_err(|_| VhostError::InvalidParam)?;
-        // Where the used ring stands is the driver's to know.
-        let used = queue.used_idx(&outside.memory, std::sync::atomic::Ordering::Acquire);
-        queue.set_next_used(used.map_err(|_| VhostError::InvalidParam)?.0);
+        if ring.place(&outside.memory, places).is_none() {
+            ring.break_off("it cannot lie there");
+        }
         Ok(())
     }
 
@@ -564,9 +577,7 @@ impl VhostUserBackendReqHandlerMut for Front {
     fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
         let ring = self.ring(index)?;
         let next = ring.queue.next_avail();
-        ring.queue.set_ready(false);
-        ring.set_kick(None);
-        ring.set_call(None);
+        ring.stop();
         // It is the only way to hear of a reset.
         if self.outside.rings.iter().all(|ring| !ring.queue.ready()) {
             self.reset();

@@ -1,8 +1,12 @@
 //! The vhost-user device, as a machine monitor sees it before its guest starts.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::support::{Server, asgard, eventually};
 
@@ -14,19 +18,35 @@ const GET_QUEUE_NUM: u32 = 17;
 const GET_CONFIG: u32 = 24;
 const GET_SHMEM_CONFIG: u32 = 44;
 
-struct Monitor(UnixStream);
+pub(crate) struct Monitor(pub(crate) UnixStream);
+
+/// The body of a message about a queue.
+pub(crate) fn pair(index: u32, number: u32) -> [u8; 8] {
+    (u64::from(index) | u64::from(number) << 32).to_le_bytes()
+}
 
 impl Monitor {
-    fn send(&mut self, request: u32, body: &[u8]) {
+    pub(crate) fn send(&mut self, request: u32, body: &[u8]) {
+        self.send_with(request, body, None);
+    }
+
+    pub(crate) fn send_with(&mut self, request: u32, body: &[u8], fd: Option<BorrowedFd<'_>>) {
         let mut bytes = Vec::new();
         for word in [request, 1, body.len() as u32] {
             bytes.extend_from_slice(&word.to_ne_bytes());
         }
         bytes.extend_from_slice(body);
-        self.0.write_all(&bytes).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(fd) = &fd {
+            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
+        }
+        let flags = SendFlags::NOSIGNAL;
+        let sent = sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags).unwrap();
+        assert_eq!(sent, bytes.len());
     }
 
-    fn ask(&mut self, request: u32, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn ask(&mut self, request: u32, body: &[u8]) -> Vec<u8> {
         self.send(request, body);
         let mut head = [0; 12];
         self.0.read_exact(&mut head).unwrap();
@@ -42,7 +62,7 @@ impl Monitor {
     }
 }
 
-fn negotiate(mut monitor: Monitor) -> Monitor {
+pub(crate) fn negotiate(mut monitor: Monitor) -> Monitor {
     let features = monitor.number(GET_FEATURES);
     // VIRGL, EDID, RESOURCE_UUID, RESOURCE_BLOB, CONTEXT_INIT; VERSION_1; the two of the rings.
     let expected = 0b11111 | 1 << 32 | 1 << 28 | 1 << 29 | 1 << 30;

@@ -7,6 +7,7 @@ mod lies;
 mod machines;
 mod messages;
 mod processes;
+mod queues;
 mod rings;
 mod run;
 mod support;

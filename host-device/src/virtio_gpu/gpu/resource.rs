@@ -5,7 +5,7 @@ use std::time::Instant;
 use asgard_asg::Shape;
 
 use super::super::protocol::{self as wire, Header, feature, resp};
-use super::super::resource::{Backing, HostMemory, Kind, Resource, flat_shape, shape_bytes};
+use super::super::resource::{Backing, HostMemory, Kind, Quota, Resource, flat_shape, shape_bytes};
 use super::super::schedule::Key;
 use super::context::{Context, Pending};
 use super::scanout::{MAX_EXTENT, Show};
@@ -147,7 +147,7 @@ impl Gpu {
             _ => return Err(resp::ERR_INVALID_PARAMETER),
         };
         let backing = if from_guest {
-            let backing = read_entries(host, rest, c.nr_entries)?;
+            let backing = read_entries(host, rest, c.nr_entries, &self.entries)?;
             if backing.size() < c.size {
                 return Err(resp::ERR_INVALID_PARAMETER);
             }
@@ -238,7 +238,7 @@ impl Gpu {
         if resource.backing.is_some() {
             return Err(resp::ERR_UNSPEC);
         }
-        let backing = read_entries(host, rest, c.nr_entries)?;
+        let backing = read_entries(host, rest, c.nr_entries, &self.entries)?;
         self.resource(c.resource_id)?.backing = Some(backing);
         ok()
     }
@@ -272,11 +272,19 @@ impl Gpu {
     }
 }
 
-fn read_entries(host: &mut dyn Host, rest: &mut &[u8], count: u32) -> Result<Backing> {
+fn read_entries(
+    host: &mut dyn Host,
+    rest: &mut &[u8],
+    count: u32,
+    quota: &Quota,
+) -> Result<Backing> {
     let len = (count as usize)
         .checked_mul(size_of::<wire::MemEntry>())
         .filter(|len| *len > 0 && *len <= rest.len())
         .ok_or(resp::ERR_INVALID_PARAMETER)?;
+    if !quota.has_room(count as usize) {
+        return Err(resp::ERR_OUT_OF_MEMORY);
+    }
     let (entries, tail) = rest
         .split_at_checked(len)
         .ok_or(resp::ERR_INVALID_PARAMETER)?;
@@ -285,5 +293,5 @@ fn read_entries(host: &mut dyn Host, rest: &mut &[u8], count: u32) -> Result<Bac
         .chunks_exact(size_of::<wire::MemEntry>())
         .map(bytemuck::pod_read_unaligned)
         .collect();
-    Backing::new(host, entries).ok_or(resp::ERR_INVALID_PARAMETER)
+    Backing::new(host, entries, quota).ok_or(resp::ERR_INVALID_PARAMETER)
 }

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions};
 
 /// Entries that a queue may have.
 pub(super) const MAX_SIZE: u16 = 1024;
@@ -27,6 +29,10 @@ pub(super) struct Vring {
     kick: Option<File>,
     call: Option<File>,
     pub(super) enabled: bool,
+    /// The driver has broken the rules of the queue: nothing is taken from it until the device is reset.
+    broken: bool,
+    /// Commands that were taken and not given back.
+    taken: u16,
     /// Something was put into the used ring, and the driver not told yet.
     untold: bool,
 }
@@ -38,6 +44,8 @@ impl Vring {
             kick: None,
             call: None,
             enabled: false,
+            broken: false,
+            taken: 0,
             untold: false,
         })
     }
@@ -63,7 +71,36 @@ impl Vring {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        self.enabled && self.queue.ready()
+        self.enabled && !self.broken && self.queue.ready()
+    }
+
+    /// The descriptors, and the rings of what is available and used; `None` if they cannot lie there.
+    pub(super) fn place(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        [descriptors, available, used]: [Option<GuestAddress>; 3],
+    ) -> Option<()> {
+        let queue = &mut self.queue;
+        queue.try_set_desc_table_address(descriptors?).ok()?;
+        queue.try_set_avail_ring_address(available?).ok()?;
+        queue.try_set_used_ring_address(used?).ok()?;
+        // Where the used ring stands is the driver's to know.
+        let used = queue.used_idx(memory, Ordering::Acquire).ok()?;
+        queue.set_next_used(used.0);
+        Some(())
+    }
+
+    /// The driver has broken the rules: the queue stands still until it is stopped.
+    pub(super) fn break_off(&mut self, why: &str) {
+        tracing::warn!("a virtqueue stands still until the guest resets the device: {why}");
+        self.broken = true;
+    }
+
+    /// The device is stopped, and whatever was taken will not be given back.
+    pub(super) fn stop(&mut self) {
+        self.queue.set_ready(false);
+        (self.broken, self.taken) = (false, 0);
+        (self.kick, self.call) = (None, None);
     }
 
     /// The next command.
@@ -72,21 +109,21 @@ impl Vring {
             return None;
         }
         let chain = self.queue.pop_descriptor_chain(memory)?;
+        // Without end, a driver could have the device keep one command many times over.
+        if self.taken >= self.queue.size() {
+            self.break_off("it has more commands than entries");
+            return None;
+        }
+        self.taken += 1;
         let head = chain.head_index();
         let (mut bytes, mut room) = (Vec::new(), Vec::new());
+        let mut cut = false;
         for descriptor in chain {
             if descriptor.is_write_only() {
                 room.push((descriptor.addr(), descriptor.len()));
-                continue;
-            }
-            let start = bytes.len();
-            let len = (descriptor.len() as usize).min(MAX_COMMAND - start);
-            bytes.resize(start + len, 0);
-            let place = bytes.get_mut(start..).unwrap_or_default();
-            if let Err(error) = memory.read_slice(place, descriptor.addr()) {
-                tracing::debug!("a command lies outside of the guest's memory: {error}");
-                bytes.truncate(start);
-                break;
+            } else if !cut && !take(memory, &descriptor, &mut bytes) {
+                tracing::debug!("a command lies outside of the guest's memory");
+                cut = true;
             }
         }
         Some(Chain { head, bytes, room })
@@ -106,6 +143,7 @@ impl Vring {
             }
             rest = behind;
         }
+        self.taken = self.taken.saturating_sub(1);
         let written = u32::try_from(response.len() - rest.len()).unwrap_or(0);
         match self.queue.add_used(memory, chain.head, written) {
             Ok(()) => self.untold = true,
@@ -138,4 +176,21 @@ impl Vring {
             false
         })
     }
+}
+
+/// Copies what a descriptor leads to; false if it is not all there.
+fn take(memory: &GuestMemoryMmap, descriptor: &Descriptor, bytes: &mut Vec<u8>) -> bool {
+    let (start, address) = (bytes.len(), descriptor.addr());
+    let len = (descriptor.len() as usize).min(MAX_COMMAND - start);
+    // Looked at first, so that no room is made for what is not there.
+    if !memory.check_range(address, len, Permissions::Read) {
+        return false;
+    }
+    bytes.resize(start + len, 0);
+    let place = bytes.get_mut(start..).unwrap_or_default();
+    let read = memory.read_slice(place, address).is_ok();
+    if !read {
+        bytes.truncate(start);
+    }
+    read
 }
