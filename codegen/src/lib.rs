@@ -40,6 +40,7 @@ pub fn load() -> Result<Model> {
     raw.read(&asgard_xml::vulkan());
     raw.read(&asgard_xml::vulkan_video());
     raw.read(&asgard_xml::gfxstream());
+    raw.read(&asgard_xml::asgard());
     let policy = policy::Policy::load()?;
     model::resolve(raw, policy)
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::policy::Policy;
-use crate::registry::{Decl, Raw, RawType, Value};
+use crate::policy::{Hiding, Policy};
+use crate::registry::{Decl, Raw, RawFormat, RawType, Value};
 use crate::wire::{Cond, Each, Len, Prim, Target, Unknown, Wire};
 
 /// A member or parameter.
@@ -213,15 +213,17 @@ pub struct Model {
     pub commands: Vec<Command>,
     /// Old structure types: root, number, struct.
     pub legacy_stypes: Vec<(String, i64, String)>,
-    /// Device extensions that guests do not see: name, reason.
-    pub hidden_extensions: Vec<(String, String)>,
+    /// Device extensions that guests do not see.
+    pub hidden_extensions: Vec<(String, Hiding)>,
     /// Device extensions that the guest driver shows only where memory is exported as dma-bufs: name, reason.
     pub needs_dma_buf: Vec<(String, String)>,
     /// Features that guests do not see: struct, member.
-    pub hidden_features: Vec<(String, String)>,
+    pub hidden_features: Vec<(String, String, Hiding)>,
     /// Extensions that upstream's host knows, each with the minor version of Vulkan that a device needs
     /// for the commands that the guest sends in its place.
     pub upstream_extensions: Vec<(String, u32)>,
+    /// Formats of images and buffers.
+    pub formats: Vec<RawFormat>,
 }
 
 impl Model {
@@ -253,6 +255,7 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
     };
     let mut model = Model {
         legacy_stypes: policy.legacy_stypes.clone(),
+        formats: raw.formats.clone(),
         ..Model::default()
     };
     resolver.constants(&mut model);
@@ -353,13 +356,13 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         }
     }
     resolver.commands(&mut model, &lengths)?;
-    for (extension, why) in &policy.hidden_extensions {
+    for (extension, hiding) in &policy.hidden_extensions {
         if raw.extensions.contains(extension) {
             policy.used(extension);
         }
         model
             .hidden_extensions
-            .push((extension.clone(), why.clone()));
+            .push((extension.clone(), hiding.clone()));
     }
     for (extension, why) in &policy.needs_dma_buf {
         if raw.extensions.contains(extension) {
@@ -367,7 +370,7 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         }
         model.needs_dma_buf.push((extension.clone(), why.clone()));
     }
-    for item in policy.hidden_features.keys() {
+    for (item, hiding) in &policy.hidden_features {
         let Some((structure, member)) = item.split_once('.') else {
             bail!("a hidden feature is VkStruct.member, not {item}");
         };
@@ -377,7 +380,7 @@ pub fn resolve(raw: Raw, policy: Policy) -> Result<Model> {
         }
         model
             .hidden_features
-            .push((structure.to_owned(), member.to_owned()));
+            .push((structure.to_owned(), member.to_owned(), hiding.clone()));
     }
     for item in policy.upstream.keys() {
         if raw.extensions.contains(item) {
@@ -1066,7 +1069,7 @@ impl<'a> Resolver<'a> {
                 opcode: opcodes[&name],
                 foreign: params.iter().find_map(|p| foreign_field(p, &foreign)),
                 noun: noun(&params, &model.handles),
-                native: !name.ends_with("GOOGLE")
+                native: !(name.ends_with("GOOGLE") || name.ends_with("ASGARD"))
                     || name.contains("RefreshCycle")
                     || name.contains("PastPresentation"),
                 name,

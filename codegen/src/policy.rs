@@ -49,9 +49,9 @@ struct File {
     #[serde(default)]
     refuse: Vec<Items>,
     #[serde(default)]
-    hide_extension: Vec<Items>,
+    hide_extension: Vec<Hidden>,
     #[serde(default)]
-    hide_feature: Vec<Items>,
+    hide_feature: Vec<Hidden>,
     #[serde(default)]
     serve: Vec<Items>,
     #[serde(default)]
@@ -68,6 +68,15 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Items {
     items: Vec<String>,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hidden {
+    items: Vec<String>,
+    #[serde(default)]
+    unless: Option<String>,
     why: String,
 }
 
@@ -154,6 +163,15 @@ pub struct OnlyIf {
     pub why: String,
 }
 
+/// Why guests do not see something.
+#[derive(Clone, Debug)]
+pub struct Hiding {
+    /// Those that use this feature of Asgard's own part of the wire see it all the same.
+    pub unless: Option<String>,
+    /// The reason.
+    pub why: String,
+}
+
 /// Everything the registries do not say.
 #[derive(Debug, Default)]
 pub struct Policy {
@@ -204,11 +222,11 @@ pub struct Policy {
     /// Commands that the guest driver answers with `VK_ERROR_FEATURE_NOT_PRESENT`.
     pub guest_absent: BTreeMap<String, String>,
     /// Device extensions that guests do not see.
-    pub hidden_extensions: BTreeMap<String, String>,
+    pub hidden_extensions: BTreeMap<String, Hiding>,
     /// Device extensions that the guest driver shows only where memory is exported as dma-bufs.
     pub needs_dma_buf: BTreeMap<String, String>,
     /// `VkFooFeatures.member`: features that guests do not see.
-    pub hidden_features: BTreeMap<String, String>,
+    pub hidden_features: BTreeMap<String, Hiding>,
     /// What upstream's host knows: versions, extensions, single commands and structs.
     pub upstream: BTreeMap<String, String>,
     used: std::cell::RefCell<BTreeSet<String>>,
@@ -249,6 +267,19 @@ impl Policy {
         }
         all(&mut self.not_optional, file.not_optional)?;
         all(&mut self.optional, file.optional)?;
+        for (to, from) in [
+            (&mut self.hidden_extensions, file.hide_extension),
+            (&mut self.hidden_features, file.hide_feature),
+        ] {
+            for Hidden { items, unless, why } in from {
+                for item in items {
+                    let (unless, why) = (unless.clone(), why.clone());
+                    if to.insert(item.clone(), Hiding { unless, why }).is_some() {
+                        bail!("{item} is listed twice");
+                    }
+                }
+            }
+        }
         for p in file.pointee {
             for item in p.items {
                 self.pointees.insert(item, (p.base.clone(), p.why.clone()));
@@ -270,8 +301,6 @@ impl Policy {
         all(&mut self.double_pointers, file.double_pointer)?;
         all(&mut self.unknown_lengths, file.unknown_length)?;
         all(&mut self.drops, file.drop)?;
-        all(&mut self.hidden_extensions, file.hide_extension)?;
-        all(&mut self.hidden_features, file.hide_feature)?;
         all(&mut self.guest_serves, file.serve)?;
         all(&mut self.needs_dma_buf, file.needs_dma_buf)?;
         all(&mut self.creations_ahead, file.create_ahead)?;

@@ -88,6 +88,22 @@ pub enum Value {
     Alias(String),
 }
 
+/// A format as written.
+#[derive(Clone, Debug, Default)]
+pub struct RawFormat {
+    /// Its enumerant.
+    pub name: String,
+    /// Bytes of a block.
+    pub size: u32,
+    /// Texels of a block in each dimension.
+    pub extent: [u32; 3],
+    /// Its components: name, and bits where they have a number.
+    pub components: Vec<(String, Option<u32>)>,
+    /// The formats of its planes, in their order, and what divides an image's width and height; none for
+    /// a format of a single plane.
+    pub planes: Vec<(String, [u32; 2])>,
+}
+
 /// All registries, merged.
 #[derive(Debug, Default)]
 pub struct Raw {
@@ -113,6 +129,8 @@ pub struct Raw {
     pub providers: BTreeMap<String, BTreeSet<Option<String>>>,
     /// For each command and type, the versions and extensions that bring it.
     pub origins: BTreeMap<String, BTreeSet<String>>,
+    /// Formats in the order they are written.
+    pub formats: Vec<RawFormat>,
 }
 
 fn speaks_vulkan(api: &Option<String>) -> bool {
@@ -172,6 +190,11 @@ impl Raw {
                             }
                         }
                     }
+                }
+                vr::RegistryContent::Formats(formats) => {
+                    let each = formats.contents.iter();
+                    self.formats
+                        .extend(each.map(|vr::FormatsContent::Format(f)| format(f)));
                 }
                 _ => {}
             }
@@ -463,4 +486,34 @@ fn proto(p: &vr::Proto) -> Decl {
         vr::ProtoContent::Type(t) => Piece::Type(t),
         vr::ProtoContent::Name(t) => Piece::Name(t),
     }))
+}
+
+fn format(f: &vr::Format) -> RawFormat {
+    let number = |text: &Option<String>| text.as_deref().and_then(|t| t.trim().parse().ok());
+    let mut format = RawFormat {
+        name: f.name.clone().unwrap_or_default(),
+        size: number(&f.block_size).unwrap_or(0),
+        extent: [1; 3],
+        ..RawFormat::default()
+    };
+    let texels = f.block_extent.as_deref().unwrap_or_default().split(',');
+    for (to, from) in format.extent.iter_mut().zip(texels) {
+        *to = from.trim().parse().unwrap_or(1);
+    }
+    for content in &f.contents {
+        match content {
+            vr::FormatContent::Component(c) => {
+                (format.components).push((c.name.clone().unwrap_or_default(), number(&c.bits)))
+            }
+            vr::FormatContent::Plane(p) => {
+                let divisors = [&p.width_divisor, &p.height_divisor];
+                format.planes.push((
+                    p.compatible.clone().unwrap_or_default(),
+                    divisors.map(|d| number(d).unwrap_or(1)),
+                ));
+            }
+            vr::FormatContent::SpirvImageFormat(_) => {}
+        }
+    }
+    format
 }

@@ -255,6 +255,7 @@ fn every_command_has_an_opcode_of_its_own_and_an_encoding_or_a_reason() {
     let mut raw = Raw::default();
     raw.read(&asgard_xml::vulkan());
     raw.read(&asgard_xml::gfxstream());
+    raw.read(&asgard_xml::asgard());
     let missing: Vec<&String> = raw
         .required
         .iter()

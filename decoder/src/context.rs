@@ -38,8 +38,19 @@ pub(crate) struct Device {
     pub(crate) importable: u32,
     /// Queues by family, index and flags.
     pub(crate) queues: Mutex<HashMap<(u32, u32, u32), u64>>,
+    /// Images that the host copies from and to by itself, by token.
+    pub(crate) images: Mutex<HashMap<u64, CopiedImage>>,
     /// False once it is being destroyed; held by whoever uses it behind the guest's back.
     pub(crate) live: RwLock<bool>,
+}
+
+/// What is known of an image that is made for host image copies.
+#[derive(Clone, Copy)]
+pub(crate) struct CopiedImage {
+    pub(crate) format: VkFormat,
+    pub(crate) extent: VkExtent3D,
+    pub(crate) levels: u32,
+    pub(crate) layers: u32,
 }
 
 /// A guest's VkQueue.

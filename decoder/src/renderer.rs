@@ -150,8 +150,8 @@ impl Renderer {
     /// The device extensions of the driver, each with the reason if guests do not see it.
     pub fn extensions(&self) -> impl Iterator<Item = (&str, Option<&'static str>)> {
         self.extensions.iter().map(|name| {
-            let hidden = crate::HIDDEN_EXTENSIONS.iter().find(|(h, _)| h == name);
-            (name.as_str(), hidden.map(|(_, why)| *why))
+            let hidden = crate::HIDDEN_EXTENSIONS.iter().find(|(h, ..)| h == name);
+            (name.as_str(), hidden.map(|(_, why, _)| *why))
         })
     }
 

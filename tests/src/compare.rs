@@ -27,6 +27,11 @@ pub const HIDDEN: &[(&str, Option<Features>, &str)] = &[
         Some(Features::INLINE_UNIFORMS),
         "the stock guest driver aborts on a write of an inline uniform block",
     ),
+    (
+        "host image copies",
+        Some(Features::HOST_IMAGE_COPY),
+        "stock guests cannot send the bytes of host image copies",
+    ),
     ("ray queries", Some(Features::NONE), NO_RAYS),
     ("compacted sizes", Some(Features::NONE), NO_RAYS),
     ("refitted", Some(Features::NONE), NO_RAYS),

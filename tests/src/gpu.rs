@@ -58,6 +58,7 @@ const WANTED: &[&CStr] = &[
     ash::khr::external_semaphore_fd::NAME,
     ash::khr::external_memory_fd::NAME,
     ash::ext::multi_draw::NAME,
+    ash::ext::host_image_copy::NAME,
 ];
 
 /// Complaints that are the layer's own mistakes.
@@ -203,6 +204,11 @@ impl Gpu {
             let mut multi_draw = vk::PhysicalDeviceMultiDrawFeaturesEXT::default().multi_draw(true);
             if shown(ash::ext::multi_draw::NAME) {
                 features2 = features2.push_next(&mut multi_draw);
+            }
+            let mut copies =
+                vk::PhysicalDeviceHostImageCopyFeaturesEXT::default().host_image_copy(true);
+            if shown(ash::ext::host_image_copy::NAME) {
+                features2 = features2.push_next(&mut copies);
             }
             let mut structures = vk::PhysicalDeviceAccelerationStructureFeaturesKHR::default()
                 .acceleration_structure(true);

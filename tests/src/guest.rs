@@ -3,7 +3,7 @@
 //! [`Guest`] is a connection with a context, [`Thread`] one of its rings, [`Painter`] a guest that behaves: it has memory filled, and looks at the result through its own mapping.
 
 use std::cell::Cell;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -341,6 +341,17 @@ impl Objects {
 
     /// Makes a device and asks for its queue.
     pub fn of(t: &mut Thread, instance: VkInstance, physical: VkPhysicalDevice) -> Result<Self> {
+        Self::with(t, instance, physical, &[])
+    }
+
+    /// As [`Objects::of`], with these device extensions.
+    pub fn with(
+        t: &mut Thread,
+        instance: VkInstance,
+        physical: VkPhysicalDevice,
+        extensions: &[&CStr],
+    ) -> Result<Self> {
+        let extensions: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
         let priority = 1.0f32;
         let queue = VkDeviceQueueCreateInfo {
             sType: VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
@@ -352,6 +363,8 @@ impl Objects {
             sType: VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
             queueCreateInfoCount: 1,
             pQueueCreateInfos: &raw const queue,
+            enabledExtensionCount: extensions.len() as u32,
+            ppEnabledExtensionNames: extensions.as_ptr(),
             ..zeroed()
         };
         let mut device = VkDevice(0);

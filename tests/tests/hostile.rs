@@ -566,6 +566,200 @@ fn extensions_of_the_wire_that_are_misused_end_their_context() {
     });
 }
 
+/// An image that the host may copy by itself, with memory: 20 texels of 4 bytes by 10, two levels, three layers.
+fn copied_image(t: &mut Thread, o: &Objects, usage: VkImageUsageFlags) -> anyhow::Result<VkImage> {
+    let info = VkImageCreateInfo {
+        sType: VK_STRUCTURE_TYPE_IMAGE_CREATE_INFO,
+        imageType: VK_IMAGE_TYPE_2D,
+        format: VK_FORMAT_R8G8B8A8_UNORM,
+        extent: VkExtent3D {
+            width: 20,
+            height: 10,
+            depth: 1,
+        },
+        mipLevels: 2,
+        arrayLayers: 3,
+        samples: VK_SAMPLE_COUNT_1_BIT,
+        usage,
+        ..zeroed()
+    };
+    let mut image = VkImage(0);
+    t.done(&mut p::vkCreateImage {
+        device: o.device,
+        pCreateInfo: &raw const info,
+        pImage: &raw mut image,
+        ..zeroed()
+    })?;
+    let memory = o.memory(t, 1 << 20)?;
+    t.done(&mut p::vkBindImageMemory {
+        device: o.device,
+        image,
+        memory,
+        ..zeroed()
+    })?;
+    Ok(image)
+}
+
+/// A part of that image.
+#[derive(Clone, Copy)]
+struct Part {
+    flags: VkHostImageCopyFlags,
+    aspect: VkImageAspectFlags,
+    level: u32,
+    layers: [u32; 2],
+    offset: [i32; 3],
+    extent: [u32; 3],
+}
+
+/// All of it.
+const WHOLE: Part = Part {
+    flags: 0,
+    aspect: VK_IMAGE_ASPECT_COLOR_BIT,
+    level: 0,
+    layers: [0, 3],
+    offset: [0; 3],
+    extent: [20, 10, 1],
+};
+
+/// A part is copied to and from that many bytes.
+fn copies(
+    t: &mut Thread,
+    o: &Objects,
+    image: VkImage,
+    part: Part,
+    bytes: usize,
+) -> anyhow::Result<[VkResult; 2]> {
+    let mut data: Vec<u8> = (0..bytes).map(|i| i as u8).collect();
+    let subresource = VkImageSubresourceLayers {
+        aspectMask: part.aspect,
+        mipLevel: part.level,
+        baseArrayLayer: part.layers[0],
+        layerCount: part.layers[1],
+    };
+    let [x, y, z] = part.offset;
+    let [width, height, depth] = part.extent;
+    let offset = VkOffset3D { x, y, z };
+    let extent = VkExtent3D {
+        width,
+        height,
+        depth,
+    };
+    let to = t.call(&mut p::vkCopyMemoryToImageASGARD {
+        device: o.device,
+        image,
+        imageLayout: VK_IMAGE_LAYOUT_GENERAL,
+        flags: part.flags,
+        pSubresource: &raw const subresource,
+        pOffset: &raw const offset,
+        pExtent: &raw const extent,
+        dataSize: bytes as u32,
+        pData: data.as_ptr().cast(),
+        ..zeroed()
+    })?;
+    let sent = std::mem::replace(&mut data, vec![0; bytes]);
+    let from = t.call(&mut p::vkCopyImageToMemoryASGARD {
+        device: o.device,
+        image,
+        imageLayout: VK_IMAGE_LAYOUT_GENERAL,
+        flags: part.flags,
+        pSubresource: &raw const subresource,
+        pOffset: &raw const offset,
+        pExtent: &raw const extent,
+        dataSize: bytes as u32,
+        pData: data.as_mut_ptr().cast(),
+        ..zeroed()
+    })?;
+    anyhow::ensure!(data == sent, "what was copied is not what was sent");
+    Ok([to, from])
+}
+
+#[test]
+fn host_image_copies_that_lie_end_their_context() {
+    let Some(stage) = Stage::new() else { return };
+    const HOST: VkImageUsageFlags =
+        VK_IMAGE_USAGE_HOST_TRANSFER_BIT | VK_IMAGE_USAGE_TRANSFER_DST_BIT;
+    let objects = |t: &mut Thread, features: Features| {
+        ours(t, USE_FEATURES, &[features.bits()])?;
+        let o = Objects::new(t)?;
+        let extensions = [c"VK_EXT_host_image_copy"];
+        Objects::with(t, o.instance, o.physical, &extensions)
+    };
+    stage.ends("uses host-image-copy of the wire", |_, _, t| {
+        let o = objects(t, Features::CHOSEN_IDS)?;
+        let image = copied_image(t, &o, HOST)?;
+        copies(t, &o, image, WHOLE, 2400).map(drop)
+    });
+    stage.ends("an image that is not made for it", |_, _, t| {
+        let o = objects(t, Features::ALL)?;
+        let image = copied_image(t, &o, VK_IMAGE_USAGE_TRANSFER_DST_BIT)?;
+        copies(t, &o, image, WHOLE, 2400).map(drop)
+    });
+    let (other, no_part) = ("a copy of other bytes", "a copy of no part of its image");
+    let nothing = "a copy of what an image does not have";
+    let memcpy = VK_HOST_IMAGE_COPY_MEMCPY_BIT;
+    let minus = i32::MIN;
+    let most = u32::MAX;
+    #[rustfmt::skip]
+    let lies = [
+        (other, 2399, WHOLE),
+        (other, 2401, WHOLE),
+        (other, 0, Part { extent: [20, 0, 1], ..WHOLE }),
+        (other, 0, Part { layers: [0, 0], ..WHOLE }),
+        (other, 100, Part { flags: memcpy, ..WHOLE }),
+        (other, 0, Part { flags: memcpy, layers: [0, 0], ..WHOLE }),
+        (no_part, 2400, Part { flags: 1 << 30, ..WHOLE }),
+        (no_part, 2400, Part { level: 2, ..WHOLE }),
+        (no_part, 2400, Part { level: most, ..WHOLE }),
+        (no_part, 2400, Part { level: 1, ..WHOLE }),
+        (no_part, 2400, Part { layers: [1, 3], ..WHOLE }),
+        (no_part, 2400, Part { layers: [most, 1], ..WHOLE }),
+        (no_part, 2400, Part { layers: [0, most], ..WHOLE }),
+        (no_part, 2400, Part { offset: [1, 0, 0], ..WHOLE }),
+        (no_part, 2400, Part { offset: [0, -1, 0], ..WHOLE }),
+        (no_part, 2400, Part { offset: [0, 0, minus], ..WHOLE }),
+        (no_part, 2400, Part { extent: [most, 10, 1], ..WHOLE }),
+        (no_part, 2400, Part { extent: [20, 1 << 30, 1], ..WHOLE }),
+        (no_part, 2400, Part { extent: [20, 10, 2], ..WHOLE }),
+        (no_part, 2400, Part { offset: [i32::MAX, 0, 0], extent: [most, 10, 1], ..WHOLE }),
+        (nothing, 2400, Part { aspect: VK_IMAGE_ASPECT_DEPTH_BIT, ..WHOLE }),
+        (nothing, 2400, Part { aspect: 0, ..WHOLE }),
+        (nothing, 2400, Part { aspect: most, ..WHOLE }),
+        (nothing, 2400, Part { aspect: VK_IMAGE_ASPECT_PLANE_1_BIT, flags: memcpy, ..WHOLE }),
+    ];
+    for (text, bytes, part) in lies {
+        stage.ends(text, |_, _, t| {
+            let o = objects(t, Features::ALL)?;
+            let image = copied_image(t, &o, HOST)?;
+            copies(t, &o, image, part, bytes).map(drop)
+        });
+    }
+    // Of an image that is gone.
+    stage.ends("vkCopyMemoryToImageASGARD", |_, _, t| {
+        let o = objects(t, Features::ALL)?;
+        let image = copied_image(t, &o, HOST)?;
+        t.send(&p::vkDestroyImage {
+            device: o.device,
+            image,
+            ..zeroed()
+        })?;
+        copies(t, &o, image, WHOLE, 2400).map(drop)
+    });
+    stage.lives("host image copies", |_, _, t| {
+        let o = objects(t, Features::ALL)?;
+        let image = copied_image(t, &o, HOST)?;
+        let level = Part {
+            level: 1,
+            extent: [10, 5, 1],
+            ..WHOLE
+        };
+        for (part, bytes) in [(WHOLE, 2400), (level, 600)] {
+            let done = copies(t, &o, image, part, bytes)?;
+            anyhow::ensure!(done == [VK_SUCCESS; 2], "copies: {done:?}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_host_that_offers_nothing_takes_nothing() {
     let Some(stage) = Stage::with(&["--wire-features=none"]) else {

@@ -108,11 +108,6 @@ const OWN_DIFFERS: Differs = &[
     ),
     ("VkPhysicalDeviceExternalMemoryHost", "as above"),
     (
-        "VK_EXT_host_image_copy",
-        "copies through pointers without a length have no encoding",
-    ),
-    ("VkPhysicalDeviceHostImageCopy", "as above"),
-    (
         "VK_KHR_acceleration_structure",
         "pointers to pointers have no encoding yet",
     ),

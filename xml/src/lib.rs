@@ -3,7 +3,8 @@
 //! Khronos' registries come parsed or as text from pinned data crates; nothing of theirs is kept in
 //! this repository.
 //! What Khronos does not know lies beside this file: `gfxstream.xml` (the GOOGLE commands and
-//! structs, in the schema of vk.xml) and `opcodes.tsv` (the frozen opcode numbers).
+//! structs) and `asgard.xml` (the ASGARD commands), both in the schema of vk.xml, and `opcodes.tsv` (the
+//! frozen opcode numbers).
 //! The only caller is the generator, `asgard-codegen`; nothing here reaches a running guest or host.
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,11 @@ pub fn vulkan_video() -> Registry {
 /// gfxstream's own commands and structs, parsed from `gfxstream.xml`.
 pub fn gfxstream() -> Registry {
     Registry::parse(include_str!("gfxstream.xml"))
+}
+
+/// Asgard's own commands, parsed from `asgard.xml`.
+pub fn asgard() -> Registry {
+    Registry::parse(include_str!("asgard.xml"))
 }
 
 /// gl.xml as text.
@@ -55,6 +61,7 @@ mod tests {
         assert!(vulkan().contents.len() > 100);
         assert!(!vulkan_video().contents.is_empty());
         assert!(!gfxstream().contents.is_empty());
+        assert!(!asgard().contents.is_empty());
         assert!(gl().len() > 1_000_000 && egl().len() > 10_000);
     }
 

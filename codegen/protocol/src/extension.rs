@@ -27,14 +27,17 @@ impl Features {
     pub const BATCHES: Self = Self(4);
     /// Guests send what is written to inline uniform blocks at once, so that a host may show these.
     pub const INLINE_UNIFORMS: Self = Self(8);
+    /// Guests send the bytes of host image copies with packets that say how many there are.
+    pub const HOST_IMAGE_COPY: Self = Self(16);
     /// All that this code knows.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
-    const NAMES: [(&'static str, Self); 4] = [
+    const NAMES: [(&'static str, Self); 5] = [
         ("chosen-ids", Self::CHOSEN_IDS),
         ("kept-recordings", Self::KEPT_RECORDINGS),
         ("batches", Self::BATCHES),
         ("inline-uniforms", Self::INLINE_UNIFORMS),
+        ("host-image-copy", Self::HOST_IMAGE_COPY),
     ];
 
     /// Each alone, and its name.

@@ -2,7 +2,7 @@
 //! struct in gfxstream's wire format.
 //!
 //! Called by the guest's encoder and the host's decoder; it does no I/O and has no threads.
-//! Almost all of it is generated from vk.xml and gfxstream.xml: `cargo run -p asgard-codegen -- show
+//! Almost all of it is generated from vk.xml, gfxstream.xml and asgard.xml: `cargo run -p asgard-codegen -- show
 //! vkCmdDraw` prints any piece, `WIRE.md` beside this crate describes the bytes.
 //!
 //! A request decodes from a private copy of the guest's bytes into an arena, as the C structs that a
@@ -14,6 +14,7 @@
 
 pub mod derived;
 pub mod extension;
+pub mod formats;
 pub mod packet;
 pub mod wire;
 

@@ -135,10 +135,14 @@ pub(super) fn dispatch(model: &Model) -> String {
         .collect();
     out.line(format!("!matches!(opcode, {})", numbers.join(" | ")));
     out.line("}");
-    out.line("/// Device extensions that guests do not see, and why.");
-    out.line("pub const HIDDEN_EXTENSIONS: &[(&str, &str)] = &[");
-    for (name, why) in &model.hidden_extensions {
-        out.line(format!("({name:?}, {why:?}),"));
+    out.line("/// Device extensions that guests do not see and why, and the features of Asgard's own with which they do.");
+    out.line("pub const HIDDEN_EXTENSIONS: &[(&str, &str, Option<Features>)] = &[");
+    for (name, hiding) in &model.hidden_extensions {
+        let unless = match &hiding.unless {
+            Some(feature) => format!("Some({})", wire_feature(feature)),
+            None => "None".to_owned(),
+        };
+        out.line(format!("({name:?}, {:?}, {unless}),", hiding.why));
     }
     out.line("];");
     out.line(
@@ -152,13 +156,18 @@ pub(super) fn dispatch(model: &Model) -> String {
     out.finish()
 }
 
+/// The constant of a feature of Asgard's own part of the wire: `host-image-copy` -> `Features::HOST_IMAGE_COPY`.
+fn wire_feature(name: &str) -> String {
+    format!("Features::{}", name.replace('-', "_").to_uppercase())
+}
+
 /// Takes out of a chain of answers what the policy hides.
 fn hidden_features(out: &mut Out, model: &Model) {
-    out.line("/// Clears the features that guests do not see, in the chain that starts at `next`; true if any was set.");
+    out.line("/// Clears the features that guests with these features of the wire do not see, in the chain that starts at `next`; true if any was set.");
     out.line("///");
     out.line("/// # Safety");
     out.line("/// The chain was decoded, and nobody else looks at it.");
-    out.line("pub(crate) unsafe fn hide_features(mut next: *mut std::ffi::c_void) -> bool {");
+    out.line("pub(crate) unsafe fn hide_features(mut next: *mut std::ffi::c_void, features: Features) -> bool {");
     out.line("let mut hidden = false;");
     out.line("// SAFETY: every struct of a decoded chain starts like VkBaseOutStructure, and its type says what it is.");
     out.line("unsafe {");
@@ -168,10 +177,14 @@ fn hidden_features(out: &mut Out, model: &Model) {
         let hidden: Vec<String> = model
             .hidden_features
             .iter()
-            .filter(|(name, _)| *name == s.name)
-            .map(|(_, member)| {
+            .filter(|(name, ..)| *name == s.name)
+            .map(|(_, member, hiding)| {
                 let place = format!("(*next.cast::<{}>()).{member}", s.name);
-                format!("hidden |= std::mem::take(&mut {place}) != 0;")
+                let unless = match &hiding.unless {
+                    Some(feature) => format!("!features.has({}) && ", wire_feature(feature)),
+                    None => String::new(),
+                };
+                format!("hidden |= {unless}std::mem::take(&mut {place}) != 0;")
             })
             .collect();
         if let (Some(stype), false) = (s.stype(), hidden.is_empty()) {

@@ -8,6 +8,7 @@ mod codec;
 mod decoder;
 mod driver;
 mod encoder;
+mod formats;
 mod layouts;
 mod manifest;
 mod types;
@@ -30,6 +31,7 @@ pub fn product(model: &Model, product: Product) -> Vec<(String, String)> {
             ("commands.rs".to_owned(), codec::commands(model)),
             ("driver.rs".to_owned(), driver::tables(model)),
             ("layouts.rs".to_owned(), layouts::layouts(model)),
+            ("formats.rs".to_owned(), formats::formats(model)),
         ],
         Product::Decoder => vec![("dispatch.rs".to_owned(), decoder::dispatch(model))],
         Product::Encoder => vec![("entrypoints.rs".to_owned(), encoder::entrypoints(model))],

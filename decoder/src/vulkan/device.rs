@@ -47,7 +47,11 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
     let instance = Arc::clone(e.instance(c.physicalDevice_token)?);
     let create = function!(instance.fns, vkCreateDevice);
     // SAFETY: decoding placed the struct and its chain in the arena, where nobody else knows of it.
-    if unsafe { physical_device::wants_hidden(&*c.pCreateInfo, e.shows_inline_uniform_blocks()) } {
+    let wants_hidden = unsafe {
+        let blocks = e.shows_inline_uniform_blocks();
+        physical_device::wants_hidden(&*c.pCreateInfo, e.features, blocks)
+    };
+    if wants_hidden {
         return Ok(VK_ERROR_FEATURE_NOT_PRESENT);
     }
     let have: Vec<String> = driver::device_extensions(&instance.fns, c.physicalDevice)
@@ -105,6 +109,7 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
         memory: driver::memory_properties(&instance.fns, c.physicalDevice),
         importable: context.renderer.importable,
         queues: Mutex::new(HashMap::new()),
+        images: Mutex::new(HashMap::new()),
         live: RwLock::new(true),
     };
     context.devices.write().insert(token, Arc::new(device));

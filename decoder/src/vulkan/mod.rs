@@ -6,6 +6,7 @@
 
 use asgard_protocol::commands as p;
 use asgard_protocol::driver::DeviceFns;
+use asgard_protocol::extension::Features;
 use asgard_protocol::types::*;
 use asgard_protocol::{Arena, Reader};
 

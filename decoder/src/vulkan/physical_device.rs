@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use super::*;
-use asgard_protocol::extension::Features;
-
 use crate::driver;
 
 impl Engine {
@@ -64,6 +62,13 @@ impl Engine {
     }
 }
 
+/// A device extension that guests with these features of the wire do not see.
+fn hides(extension: &str, features: Features) -> bool {
+    HIDDEN_EXTENSIONS.iter().any(|(hidden, _, unless)| {
+        *hidden == extension && !unless.is_some_and(|unless| features.has(unless))
+    })
+}
+
 /// The highest version that upstream's host shows: 1.3.0.
 pub(super) const UPSTREAM_VERSION: u32 = 1 << 22 | 3 << 12;
 
@@ -98,7 +103,11 @@ fn hide_features(core: &mut VkPhysicalDeviceFeatures) -> bool {
 ///
 /// # Safety
 /// The struct and its chain were decoded, and nobody else looks at the chain.
-pub(super) unsafe fn wants_hidden(info: &VkDeviceCreateInfo, inline_uniform_blocks: bool) -> bool {
+pub(super) unsafe fn wants_hidden(
+    info: &VkDeviceCreateInfo,
+    features: Features,
+    inline_uniform_blocks: bool,
+) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let next = info.pNext.cast_mut();
@@ -109,7 +118,8 @@ pub(super) unsafe fn wants_hidden(info: &VkDeviceCreateInfo, inline_uniform_bloc
             .into_iter()
             .collect();
         core.extend(chain::find_mut::<VkPhysicalDeviceFeatures2>(next).map(|f| f.features));
-        core.iter_mut().any(hide_features) || hide_chained_features(next, inline_uniform_blocks)
+        core.iter_mut().any(hide_features)
+            || hide_chained_features(next, features, inline_uniform_blocks)
     }
 }
 
@@ -128,10 +138,14 @@ unsafe fn none(count: *mut u32) -> Result<(), Error> {
 ///
 /// # Safety
 /// The chain was decoded, and its structs were filled by the driver.
-unsafe fn hide_chained_features(next: *mut std::ffi::c_void, inline_uniform_blocks: bool) -> bool {
+unsafe fn hide_chained_features(
+    next: *mut std::ffi::c_void,
+    features: Features,
+    inline_uniform_blocks: bool,
+) -> bool {
     // SAFETY: the caller's promise; what is found is this command's own.
     unsafe {
-        let mut hidden = generated::hide_features(next);
+        let mut hidden = generated::hide_features(next, features);
         if inline_uniform_blocks {
             return hidden;
         }
@@ -190,7 +204,11 @@ impl PhysicalDeviceCommands for Engine {
         // SAFETY: the call filled what decoding had made room for.
         unsafe {
             hide_features(&mut (*c.pFeatures).features);
-            hide_chained_features((*c.pFeatures).pNext, self.shows_inline_uniform_blocks());
+            hide_chained_features(
+                (*c.pFeatures).pNext,
+                self.features,
+                self.shows_inline_uniform_blocks(),
+            );
         }
         Ok(())
     }
@@ -304,7 +322,7 @@ impl PhysicalDeviceCommands for Engine {
             .into_iter()
             .filter(|e| {
                 let name = driver::text(&e.extensionName);
-                all || !HIDDEN_EXTENSIONS.iter().any(|(hidden, _)| *hidden == name)
+                all || !hides(&name, self.features)
             })
             .collect();
         // SAFETY: decoding placed the count and made room for as many structs.
@@ -342,7 +360,7 @@ mod tests {
                 ..zeroed()
             };
             // SAFETY: the pointers are null or point to structs of the test's own.
-            unsafe { wants_hidden(&info, false) }
+            unsafe { wants_hidden(&info, Features::NONE, false) }
         };
         let core = |sparse| VkPhysicalDeviceFeatures {
             geometryShader: 1,

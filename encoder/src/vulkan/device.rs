@@ -42,6 +42,8 @@ pub(crate) struct Device {
     /// How often descriptor sets were written to.
     descriptor_updates: AtomicU64,
     pub(super) images: Requirements,
+    /// Images that the host copies from and to by itself.
+    pub(super) copied: image::host_copy::Copied,
     /// Pipeline layouts that recordings may need.
     pub(super) layouts: pipeline_layout::Layouts,
     /// The extensions that it was created with.
@@ -252,6 +254,7 @@ impl DeviceCommands for Driver {
                 buffers: Requirements::default(),
                 descriptor_updates: AtomicU64::new(0),
                 images: Requirements::default(),
+                copied: image::host_copy::Copied::default(),
                 // SAFETY: the application passes a physical device of this driver's.
                 minor: unsafe {
                     Dispatchable::<instance::PhysicalDevice>::from_handle(c.physicalDevice.0)
@@ -432,6 +435,14 @@ impl DeviceCommands for Driver {
         };
         // SAFETY: the application passes as many structs as it says.
         unsafe { bind(c.bindInfoCount, c.pBindInfos, |info| info.pNext, call) }
+    }
+
+    fn vkCopyMemoryToImage(&self, c: &mut p::vkCopyMemoryToImage) -> VkResult {
+        image::host_copy::to_image(c)
+    }
+
+    fn vkCopyImageToMemory(&self, c: &mut p::vkCopyImageToMemory) -> VkResult {
+        image::host_copy::to_memory(c)
     }
 
     fn vkAcquireNextImage2KHR(&self, c: &mut p::vkAcquireNextImage2KHR) -> VkResult {

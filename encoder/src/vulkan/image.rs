@@ -3,6 +3,8 @@
 use super::*;
 use crate::vulkan::device::device;
 
+pub(super) mod host_copy;
+
 /// The struct of this type in a chain.
 ///
 /// # Safety
@@ -40,16 +42,22 @@ impl ImageCommands for Driver {
         // SAFETY: the application passes a live device, a struct with its chain, and room for a handle.
         unsafe {
             let replay = info.flags & VK_IMAGE_CREATE_DESCRIPTOR_BUFFER_CAPTURE_REPLAY_BIT_EXT != 0;
-            let (info, made) = (c.pCreateInfo, c.pImage.cast());
-            let device = device(c.device);
-            device.images.create(c, Kind::Image, info, made, replay)
+            let made = c.pImage.cast::<u64>();
+            let (device, at) = (device(c.device), c.pCreateInfo);
+            let ret = device.images.create(c, Kind::Image, at, made, replay);
+            if ret == VK_SUCCESS {
+                device.copied.created(*made, &info);
+            }
+            ret
         }
     }
 
     fn vkDestroyImage(&self, c: &mut p::vkDestroyImage) {
         let gone = c.image.0;
         // SAFETY: the application passes a live device.
-        unsafe { device(c.device) }.images.forget(gone);
+        let device = unsafe { device(c.device) };
+        device.images.forget(gone);
+        device.copied.forget(gone);
         self.destroy(c, gone);
     }
 

@@ -20,6 +20,7 @@ macro_rules! for_each_scene {
             matrix "products of matrices in shared memory of workgroups, against the processor's",
             floats "functions of numbers with a fraction, against the processor's",
             transfer "copies, blits, clears, fills and updates at odd offsets and sizes",
+            host_copies "copies between images and memory that the host makes without a queue",
             queries "occlusion, pipeline statistics, order of timestamps, resets by the host",
             events "events between host and device, and between commands",
             fences "fences and chains of binary semaphores",
