@@ -65,6 +65,8 @@ pub fn median(samples: &[f64]) -> f64 {
 pub struct Bench<'g> {
     gpu: &'g Gpu,
     filter: String,
+    /// How often everything is done without being measured.
+    times: Option<u32>,
     /// What was measured so far.
     pub figures: Vec<Figure>,
 }
@@ -73,11 +75,12 @@ const SAMPLES: usize = 11;
 const SAMPLE: Duration = Duration::from_millis(20);
 
 impl<'g> Bench<'g> {
-    /// Measures everything whose name contains `filter`.
-    pub fn run(gpu: &'g Gpu, filter: &str) -> Result<Vec<Figure>> {
+    /// Measures everything whose name contains `filter`; with `times`, does it that often and measures nothing.
+    pub fn run(gpu: &'g Gpu, filter: &str, times: Option<u32>) -> Result<Vec<Figure>> {
         let mut bench = Self {
             gpu,
             filter: filter.to_owned(),
+            times,
             figures: Vec::new(),
         };
         bench.queries()?;
@@ -115,6 +118,9 @@ impl<'g> Bench<'g> {
     ) -> Result<()> {
         if !self.wants(name) {
             return Ok(());
+        }
+        if let Some(times) = self.times {
+            return (0..times).try_for_each(|_| work());
         }
         let scale = match unit {
             "ns" => 1e9,
@@ -287,7 +293,26 @@ impl<'g> Bench<'g> {
                 });
             })
         })?;
+        let fence = gpu.fence()?;
+        let run = || {
+            gpu.submit(&vk::SubmitInfo::default().command_buffers(&cmds), *fence)?;
+            gpu.wait(*fence)?;
+            unsafe { gpu.device.reset_fences(&[*fence])? }
+            Ok(())
+        };
         let bytes = bytemuck::cast_slice(&push);
+        self.time("10,000 draws: record, submit, wait", "us", 1, || {
+            gpu.record(cmds[0], |device, cmd| {
+                canvas.draw(device, cmd, vk::SubpassContents::INLINE, || unsafe {
+                    squares.bind(device, cmd);
+                    device.cmd_push_constants(cmd, *squares.layout, stages, 0, bytes);
+                    for _ in 0..DRAWS {
+                        device.cmd_draw(cmd, 4, 1, 0, 0);
+                    }
+                });
+            })?;
+            run()
+        })?;
         let triples = |device: &ash::Device, cmd, count| unsafe {
             for _ in 0..count {
                 squares.bind(device, cmd);
@@ -302,7 +327,6 @@ impl<'g> Bench<'g> {
                 canvas.draw(device, cmd, inline, || triples(device, cmd, DRAWS));
             })
         })?;
-        let fence = gpu.fence()?;
         self.time(
             "frame of 1000 bind+push+draw, submit, wait",
             "us",
@@ -312,10 +336,7 @@ impl<'g> Bench<'g> {
                     let inline = vk::SubpassContents::INLINE;
                     canvas.draw(device, cmd, inline, || triples(device, cmd, FRAME));
                 })?;
-                gpu.submit(&vk::SubmitInfo::default().command_buffers(&cmds), *fence)?;
-                gpu.wait(*fence)?;
-                unsafe { gpu.device.reset_fences(&[*fence])? }
-                Ok(())
+                run()
             },
         )
     }

@@ -28,6 +28,8 @@ pub enum Stack {
     MachineMesa,
     /// Through our own guest driver in a virtual machine, and the kernel's virtio-gpu driver.
     MachineAsgard,
+    /// In a virtual machine with QEMU's own GPU and Mesa's driver for it, Venus: what others offer.
+    MachineVenus,
 }
 
 impl Stack {
@@ -36,6 +38,7 @@ impl Stack {
         match self {
             Self::Native => None,
             Self::Mesa | Self::MachineMesa => Some("mesa"),
+            Self::MachineVenus => Some("venus"),
             Self::Asgard | Self::Node | Self::Upstream | Self::MachineAsgard => Some("asgard"),
         }
     }
@@ -75,7 +78,10 @@ impl Finished {
 /// [`Machine::command`](crate::vm::Machine::command)'s.
 pub fn command(stack: Stack, program: impl AsRef<OsStr>) -> Result<Command> {
     ensure!(
-        !matches!(stack, Stack::MachineMesa | Stack::MachineAsgard),
+        !matches!(
+            stack,
+            Stack::MachineMesa | Stack::MachineAsgard | Stack::MachineVenus
+        ),
         "a program on {stack:?} wants a machine"
     );
     let mut command = match stack.driver() {

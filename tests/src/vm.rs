@@ -28,8 +28,11 @@ use agent::Kind;
 pub use agent::serve as serve_as_agent;
 pub use image::{Guest, can_be_built, qemu};
 
-/// The manifest of the guest's own driver.
+use crate::screen::XServer;
+
+/// The manifests of the guest's own drivers, for our GPU and for QEMU's.
 const MESA: &str = "/usr/share/vulkan/icd.d/gfxstream_vk_icd.json";
+const VENUS: &str = "/usr/share/vulkan/icd.d/virtio_icd.json";
 /// How long a machine may take to shut down before it is killed.
 const SHUTDOWN: Duration = Duration::from_secs(30);
 
@@ -53,6 +56,8 @@ pub enum Gpu<'a> {
     Own,
     /// One of this server's.
     Of(&'a Server),
+    /// QEMU's own, which serves Mesa's Venus driver; QEMU shows its screen on this one.
+    Venus(&'a XServer),
 }
 
 /// A machine to be.
@@ -118,7 +123,11 @@ pub struct Machine {
 impl Machine {
     /// Boots a guest and waits until it can run programs.
     pub fn boot(options: &Options<'_>) -> Result<Self> {
-        let (guest, qemu) = (Guest::debian()?, image::qemu()?);
+        let guest = Guest::debian()?;
+        let qemu = match options.gpu {
+            Gpu::Venus(_) => image::qemu_with_venus()?,
+            Gpu::None | Gpu::Own | Gpu::Of(_) => image::qemu()?,
+        };
         let dir = tempfile::Builder::new().prefix("asgard-vm-").tempdir()?;
         let folders = write_exchange(options, dir.path())?;
         let port = dir.path().join("port");
@@ -130,7 +139,7 @@ impl Machine {
         };
         let mut command = command(options, &qemu, kvm)?;
         command
-            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-nodefaults", "-no-user-config"])
             .args(["-smp", &options.processors.to_string()])
             .args(["-m", &format!("{}M", options.memory)])
             .args(["-device", "virtio-rng-pci"])
@@ -237,6 +246,7 @@ impl Machine {
         let mut command = Command::new(program.as_ref());
         let manifest = match stack {
             Stack::MachineMesa => PathBuf::from(MESA),
+            Stack::MachineVenus => PathBuf::from(VENUS),
             Stack::MachineAsgard => {
                 let library = via::own_driver().context("no guest driver; build all")?;
                 let manifest = self.folder().join("asgard_icd.json");
@@ -421,7 +431,7 @@ fn command(options: &Options<'_>, qemu: &Path, kvm: bool) -> Result<Command> {
             command.args(["vm", "--"]).arg(qemu);
             command
         }
-        Gpu::None | Gpu::Of(_) => Command::new(qemu),
+        Gpu::None | Gpu::Of(_) | Gpu::Venus(_) => Command::new(qemu),
     };
     command.args(["-machine", "q35"]);
     command.args(if kvm {
@@ -429,12 +439,28 @@ fn command(options: &Options<'_>, qemu: &Path, kvm: bool) -> Result<Command> {
     } else {
         ["-accel", "tcg,thread=multi", "-cpu", "max"]
     });
-    if let Gpu::Of(server) = options.gpu {
+    if let Gpu::Venus(screen) = options.gpu {
+        // What QEMU draws on the screen with is software, here as there.
+        command
+            .env("DISPLAY", &screen.display)
+            .env("LIBGL_ALWAYS_SOFTWARE", "1")
+            .args(["-display", "sdl,gl=on", "-device"])
+            .arg("virtio-gpu-gl-pci,venus=on,blob=on,hostmem=4G");
+    } else {
+        command.args(["-display", "none"]);
+    }
+    if let Gpu::Of(_) | Gpu::Venus(_) = options.gpu {
         let memory = options.memory;
         command
             .arg("-object")
-            .arg(format!("memory-backend-memfd,id=memory,size={memory}M,share=on"))
-            .args(["-machine", "memory-backend=memory", "-chardev"])
+            .arg(format!(
+                "memory-backend-memfd,id=memory,size={memory}M,share=on"
+            ))
+            .args(["-machine", "memory-backend=memory"]);
+    }
+    if let Gpu::Of(server) = options.gpu {
+        command
+            .arg("-chardev")
             .arg(value("socket,id=gpu,path=", server.machine_socket(), ""))
             .arg("-device")
             .arg("vhost-user-test-device-pci,chardev=gpu,virtio-id=16,num_vqs=2,vq_size=256,config_size=16");

@@ -19,7 +19,7 @@ fn identical(stack: Stack, features: Features, name: &str) {
     let more: &[&str] = match stack {
         Stack::Mesa => &["gfxstream"],
         Stack::Node => &["preload"],
-        Stack::MachineMesa | Stack::MachineAsgard => &["vm"],
+        Stack::MachineMesa | Stack::MachineAsgard | Stack::MachineVenus => &["vm"],
         Stack::Native | Stack::Asgard | Stack::Upstream => &[],
     };
     if !require(&["mesa", "asgard"]) || !require(more) {

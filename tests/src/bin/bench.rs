@@ -1,36 +1,45 @@
-//! `bench`: times the Vulkan device that the loader shows; `bench --compare` sets native and through-the-renderer side by side.
+//! `bench`: times the Vulkan device that the loader shows. `--compare` sets native and through the renderer side by side,
+//! `--machines` QEMU's Venus and this renderer in virtual machines.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use asgard_tests::bench::{Bench, Figure, median};
 use asgard_tests::gpu::Gpu;
-use asgard_tests::via::{self, Stack};
+use asgard_tests::screen::XServer;
+use asgard_tests::via::{self, Finished, Stack};
+use asgard_tests::vm::{self, Machine, Options};
 
 const USAGE: &str = "\
 usage: bench [options]
 
 options:
   --compare      run natively and through the renderer with each guest driver, in turns, and compare
+  --machines     run in virtual machines, with QEMU's Venus and with the renderer and each guest driver, in turns, and
+                 compare; system calls are counted too. The program beside this one, guest, and asgard have to be built
   --rounds N     turns of a comparison (default 3)
   --only TEXT    measure only what has TEXT in its name
+  --times N      do it N times and measure nothing: for a tracer
   --json         print JSON instead of a table
 ";
 
 /// No run of the bench should take longer.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 #[derive(Debug, Default)]
 struct Arguments {
     compare: bool,
+    machines: bool,
     json: bool,
     /// For a child of a comparison: figures as lines.
     lines: bool,
     rounds: usize,
     only: String,
+    times: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -57,10 +66,12 @@ fn run() -> Result<()> {
         };
         match word.as_str() {
             "--compare" => arguments.compare = true,
+            "--machines" => arguments.machines = true,
             "--json" => arguments.json = true,
             "--lines" => arguments.lines = true,
             "--rounds" => arguments.rounds = value()?.parse()?,
             "--only" => arguments.only = value()?,
+            "--times" => arguments.times = Some(value()?.parse()?),
             "--help" | "-h" => {
                 print!("{USAGE}");
                 return Ok(());
@@ -69,155 +80,270 @@ fn run() -> Result<()> {
         }
     }
     ensure!(arguments.rounds > 0, "at least one round");
-    let rows = if arguments.compare {
+    let table = if arguments.compare {
         compare(&arguments)?
+    } else if arguments.machines {
+        machines(&arguments)?
     } else {
         single(&arguments)?
     };
     if arguments.json {
-        print!("{}", json(&rows));
+        print!("{}", table.to_json());
     } else if !arguments.lines {
-        print!("{}", table(&rows));
+        print!("{}", table.to_text());
     }
     Ok(())
 }
 
-/// The stacks of a comparison beside the native one.
-const THROUGH: [Stack; 2] = [Stack::Mesa, Stack::Asgard];
+/// Figures of one or several stacks.
+struct Table {
+    /// Of what each column is; the first is what the others are compared with.
+    columns: Vec<String>,
+    rows: Vec<Row>,
+}
 
-/// A figure and, in a comparison, the same through the renderer, for each of [`THROUGH`].
+/// A figure, and its value in each column.
 struct Row {
     figure: Figure,
-    through: Vec<f64>,
+    values: Vec<f64>,
 }
 
 impl Row {
-    /// How many times slower the renderer is.
-    fn ratio(&self, through: f64) -> f64 {
-        let native = self.figure.median;
-        if self.figure.is_rate() {
-            native / through
-        } else {
-            through / native
+    /// How many times slower it is in this column than in the first.
+    fn ratio(&self, column: usize) -> f64 {
+        let (base, value) = (self.values[0], self.values[column]);
+        match (self.figure.is_rate(), base == value) {
+            (_, true) => 1.0,
+            (true, _) => base / value,
+            (false, _) => value / base,
         }
     }
 }
 
-fn single(arguments: &Arguments) -> Result<Vec<Row>> {
+fn single(arguments: &Arguments) -> Result<Table> {
     let gpu = Gpu::new(false)?;
     if !arguments.json && !arguments.lines {
         println!("{}", gpu.name());
     }
-    let figures = Bench::run(&gpu, &arguments.only)?;
+    let figures = Bench::run(&gpu, &arguments.only, arguments.times)?;
     if arguments.lines {
         for figure in &figures {
             println!("{}", figure.to_line());
         }
     }
-    Ok(figures
-        .into_iter()
-        .map(|figure| Row {
-            figure,
-            through: Vec::new(),
-        })
-        .collect())
+    let rows = figures.into_iter().map(|figure| Row {
+        values: vec![figure.median],
+        figure,
+    });
+    Ok(Table {
+        columns: vec!["median".to_owned()],
+        rows: rows.collect(),
+    })
 }
 
-/// Native, through, native, through: what else the machine does hits both alike.
-fn compare(arguments: &Arguments) -> Result<Vec<Row>> {
+/// Natively, and through the renderer without a machine.
+fn compare(arguments: &Arguments) -> Result<Table> {
     let program = std::env::current_exe()?;
+    let stacks = [Stack::Native, Stack::Mesa, Stack::Asgard];
+    let columns = stacks.map(|stack| match stack.driver() {
+        Some(driver) => format!("via {driver}"),
+        None => "native".to_owned(),
+    });
+    in_turns(&columns, arguments.rounds, |column| {
+        let mut command = via::command(stacks[column], &program)?;
+        command.args(["--lines", "--only", &arguments.only]);
+        figures(via::run(command, LIMIT)?)
+    })
+}
+
+/// Runs each column once a round, so that what else the machine does hits all alike; medians of the rounds.
+fn in_turns(
+    columns: &[String],
+    rounds: usize,
+    mut run: impl FnMut(usize) -> Result<Vec<Figure>>,
+) -> Result<Table> {
     let mut order: Vec<Figure> = Vec::new();
-    let mut samples: BTreeMap<(String, Stack), Vec<f64>> = BTreeMap::new();
-    for round in 0..arguments.rounds {
-        for stack in std::iter::once(Stack::Native).chain(THROUGH) {
-            eprintln!("round {} of {}: {stack:?}", round + 1, arguments.rounds);
-            let mut command = via::command(stack, &program)?;
-            command.args(["--lines", "--only", &arguments.only]);
-            let output = via::run(command, LIMIT)?
-                .success()
-                .with_context(|| format!("{stack:?}"))?;
-            for figure in output.stdout.lines().filter_map(Figure::from_line) {
+    let mut samples: HashMap<(String, usize), Vec<f64>> = HashMap::new();
+    for round in 0..rounds {
+        for (column, name) in columns.iter().enumerate() {
+            eprintln!("round {} of {rounds}: {name}", round + 1);
+            for figure in run(column).with_context(|| name.clone())? {
+                let key = (figure.name.clone(), column);
+                samples.entry(key).or_default().push(figure.median);
                 if order.iter().all(|known| known.name != figure.name) {
-                    order.push(figure.clone());
+                    order.push(figure);
                 }
-                samples
-                    .entry((figure.name, stack))
-                    .or_default()
-                    .push(figure.median);
             }
         }
     }
-    let middle = |name: &str, stack| {
-        let known = samples.get(&(name.to_owned(), stack));
-        known.map_or(f64::NAN, |s| median(s))
-    };
-    Ok(order
-        .into_iter()
-        .map(|figure| {
-            let native = middle(&figure.name, Stack::Native);
-            let through = THROUGH.map(|stack| middle(&figure.name, stack)).to_vec();
-            Row {
-                figure: Figure {
-                    median: native,
-                    ..figure
-                },
-                through,
-            }
-        })
+    let rows = order.into_iter().map(|figure| {
+        let value = |column| {
+            let known = samples.get(&(figure.name.clone(), column));
+            known.map_or(f64::NAN, |s| median(s))
+        };
+        Row {
+            values: (0..columns.len()).map(value).collect(),
+            figure,
+        }
+    });
+    Ok(Table {
+        columns: columns.to_vec(),
+        rows: rows.collect(),
+    })
+}
+
+/// What a run of this program with `--lines` printed.
+fn figures(run: Finished) -> Result<Vec<Figure>> {
+    let output = run.success()?;
+    Ok(output
+        .stdout
+        .lines()
+        .filter_map(Figure::from_line)
         .collect())
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut out = String::new();
-    if rows.iter().any(|row| !row.through.is_empty()) {
-        let _ = write!(out, "{:46} {:>12}", "", "native");
-        for stack in THROUGH {
-            let name = format!("via {}", stack.driver().unwrap_or_default());
-            let _ = write!(out, " {name:>12} {:>8}", "ratio");
+/// Of these, system calls are counted.
+const COUNTED: [&str; 4] = [
+    "10,000 draws: record, submit, wait",
+    "submit of one command buffer, wait",
+    "64 submits in flight, each",
+    "memory: allocate, map, write 4 KiB, free",
+];
+
+/// In two machines that are up all the time: one with QEMU's own GPU, one with ours for both guest drivers.
+fn machines(arguments: &Arguments) -> Result<Table> {
+    let program = std::env::current_exe()?;
+    let agent = program.with_file_name("guest");
+    let screen = XServer::start(&[])?;
+    let boot = |gpu| {
+        let mut options = Options::new(&agent);
+        options.gpu = gpu;
+        options.folders = program.parent().map(Path::to_owned).into_iter().collect();
+        Machine::boot(&options)
+    };
+    eprintln!("booting");
+    let venus = boot(vm::Gpu::Venus(&screen))?;
+    let ours = boot(vm::Gpu::Own)?;
+    let stacks = [
+        ("venus", &venus, Stack::MachineVenus),
+        ("via mesa", &ours, Stack::MachineMesa),
+        ("via asgard", &ours, Stack::MachineAsgard),
+    ];
+    let columns = stacks.map(|(name, ..)| name.to_owned());
+    let mut first = [true; 3];
+    let table = in_turns(&columns, arguments.rounds, |column| {
+        let (_, machine, stack) = stacks[column];
+        let mut command = machine.command(stack, &program)?;
+        command.args(["--lines", "--only", &arguments.only]);
+        let mut all = figures(machine.run(&command, LIMIT)?)?;
+        if VKMARK.contains(&arguments.only) {
+            all.push(vkmark(machine, stack)?);
         }
-        let _ = writeln!(out);
-    }
-    for row in rows {
-        let figure = &row.figure;
-        let _ = write!(out, "{:46} {:>12.3}", figure.name, figure.median);
-        for &through in &row.through {
-            let _ = write!(out, " {through:>12.3} {:>7.2}x", row.ratio(through));
+        // Counts are the same in every round.
+        if std::mem::take(&mut first[column]) {
+            for name in COUNTED.iter().filter(|name| name.contains(&arguments.only)) {
+                all.push(ioctls(machine, stack, &program, name)?);
+            }
         }
-        let _ = writeln!(out, " {}", figure.unit);
-    }
-    out
+        Ok(all)
+    })?;
+    venus.shut_down()?;
+    ours.shut_down()?;
+    Ok(table)
 }
 
-fn json(rows: &[Row]) -> String {
-    let number = |x: f64| {
-        if x.is_finite() {
-            format!("{x}")
-        } else {
-            "null".to_owned()
-        }
+/// Requests to the kernel's driver for each time that something is done.
+fn ioctls(machine: &Machine, stack: Stack, program: &Path, name: &str) -> Result<Figure> {
+    let count = |times: u32| -> Result<f64> {
+        let mut command = machine.command(stack, "strace")?;
+        // The table goes to where the program writes errors, as its last line "... ioctl".
+        command
+            .args(["-f", "-c", "-e", "trace=ioctl"])
+            .arg(program)
+            .args(["--only", name, "--times", &times.to_string()]);
+        let output = machine.run(&command, LIMIT)?.success()?;
+        let line = output.stderr.lines().find(|l| l.ends_with(" ioctl"));
+        // % time, seconds, usecs/call, calls
+        let calls = line.and_then(|l| l.split_whitespace().nth(3));
+        Ok(calls
+            .with_context(|| format!("strace said: {}", output.stderr))?
+            .parse()?)
     };
-    let lines: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            let figure = &row.figure;
-            // Names and units are ours: nothing in them needs an escape.
-            let mut line = format!(
-                "  {{\"name\": \"{}\", \"unit\": \"{}\", \"native\": {}",
-                figure.name,
-                figure.unit,
-                number(figure.median)
-            );
-            for (stack, &through) in THROUGH.iter().zip(&row.through) {
-                let name = stack.driver().unwrap_or_default();
-                let _ = write!(
-                    line,
-                    ", \"{name}\": {}, \"{name} ratio\": {}",
-                    number(through),
-                    number(row.ratio(through))
-                );
+    const FEW: u32 = 10;
+    const MANY: u32 = 60;
+    Ok(Figure {
+        name: format!("ioctls: {name}"),
+        unit: "calls".to_owned(),
+        median: (count(MANY)? - count(FEW)?) / f64::from(MANY - FEW),
+    })
+}
+
+const VKMARK: &str = "vkmark, without a window";
+
+fn vkmark(machine: &Machine, stack: Stack) -> Result<Figure> {
+    let mut command = machine.command(stack, "vkmark")?;
+    command
+        .args(["--winsys", "headless", "--size", "320x240"])
+        .args([
+            "-b",
+            ":duration=3",
+            "-b",
+            "vertex",
+            "-b",
+            "clear",
+            "-b",
+            "cube",
+        ]);
+    let output = machine.run(&command, LIMIT)?.success()?;
+    let score = output
+        .stdout
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("vkmark Score: "));
+    Ok(Figure {
+        name: VKMARK.to_owned(),
+        unit: "frames/s".to_owned(),
+        median: score
+            .with_context(|| format!("vkmark said: {}", output.stdout))?
+            .parse()?,
+    })
+}
+
+impl Table {
+    fn to_text(&self) -> String {
+        let mut out = String::new();
+        if let [base, others @ ..] = self.columns.as_slice()
+            && !others.is_empty()
+        {
+            let _ = write!(out, "{:50} {base:>12}", "");
+            for name in others {
+                let _ = write!(out, " {name:>12} {:>8}", "ratio");
             }
-            line + "}"
-        })
-        .collect();
-    format!("[\n{}\n]\n", lines.join(",\n"))
+            let _ = writeln!(out);
+        }
+        for row in &self.rows {
+            let _ = write!(out, "{:50} {:>12.3}", row.figure.name, row.values[0]);
+            for (column, value) in row.values.iter().enumerate().skip(1) {
+                let _ = write!(out, " {value:>12.3} {:>7.2}x", row.ratio(column));
+            }
+            let _ = writeln!(out, " {}", row.figure.unit);
+        }
+        out
+    }
+
+    fn to_json(&self) -> String {
+        let row = |row: &Row| {
+            let mut object = serde_json::Map::new();
+            object.insert("name".to_owned(), row.figure.name.clone().into());
+            object.insert("unit".to_owned(), row.figure.unit.clone().into());
+            for (column, name) in self.columns.iter().enumerate() {
+                object.insert(name.clone(), row.values[column].into());
+                if column > 0 {
+                    object.insert(format!("{name} ratio"), row.ratio(column).into());
+                }
+            }
+            serde_json::Value::Object(object)
+        };
+        let rows: serde_json::Value = self.rows.iter().map(row).collect();
+        format!("{rows:#}\n")
+    }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use asgard_tests::screen::XServer;
 use asgard_tests::via::{Channel, Stack};
 use asgard_tests::vm::{self, Accelerator, Gpu, Machine, Options};
 use clap::{Parser, ValueEnum};
@@ -72,6 +73,8 @@ enum Driver {
     Mesa,
     /// Ours, which finds the device in /dev/dri
     Asgard,
+    /// Mesa's Venus, on QEMU's own GPU, to compare with
+    Venus,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -107,8 +110,12 @@ fn run(arguments: &Arguments) -> Result<u8> {
     };
     options.memory = arguments.memory;
     options.processors = arguments.cpus;
+    let screen;
     if arguments.no_gpu {
         options.gpu = Gpu::None;
+    } else if let Driver::Venus = arguments.driver {
+        screen = XServer::start(&[])?;
+        options.gpu = Gpu::Venus(&screen);
     }
     for path in &arguments.input {
         let path = std::path::absolute(path)?;
@@ -136,6 +143,7 @@ fn run(arguments: &Arguments) -> Result<u8> {
     let stack = match arguments.driver {
         Driver::Mesa => Stack::MachineMesa,
         Driver::Asgard => Stack::MachineAsgard,
+        Driver::Venus => Stack::MachineVenus,
     };
     let mut command = machine.command(stack, program)?;
     command.args(words);

@@ -16,7 +16,7 @@ use crate::via;
 const RELEASE: &str = "trixie";
 /// What a guest has besides the essential packages.
 const PACKAGES: &str =
-    "linux-image-amd64,mesa-vulkan-drivers,vulkan-tools,busybox-static,kmod,strace";
+    "linux-image-amd64,mesa-vulkan-drivers,vulkan-tools,busybox-static,kmod,strace,vkmark";
 /// The guest is smaller without.
 const WITHOUT: [&str; 3] = [
     "/usr/share/doc/*",
@@ -30,6 +30,18 @@ const QEMU_PACKAGES: [&str; 4] = [
     "qemu-system-data",
     "seabios",
 ];
+/// What QEMU needs besides for its own GPU. Mesa's parts have to be of one version.
+const VENUS_PACKAGES: [&str; 8] = [
+    "qemu-system-gui",
+    "qemu-system-modules-opengl",
+    "mesa-vulkan-drivers",
+    "mesa-libgallium",
+    "libegl-mesa0",
+    "libgl1-mesa-dri",
+    "libglx-mesa0",
+    "libgbm1",
+];
+const VENUS_OTHERS: [&str; 5] = ["libc6", "virgl-server", "libvulkan1", "libegl1", "libgl1"];
 const QEMU: &str = "qemu-system-x86_64";
 const OLDEST_QEMU: (u32, u32) = (11, 1);
 const IMAGE_SCRIPT: &str = include_str!("image.sh");
@@ -105,24 +117,39 @@ pub fn qemu() -> Result<PathBuf> {
     {
         return Ok(installed);
     }
+    unpacked("qemu", &QEMU_PACKAGES, &["libc6"], WRAPPER)
+}
+
+/// A QEMU whose own GPU serves Mesa's Venus driver, with all that it needs to draw with; it runs from a folder.
+pub(super) fn qemu_with_venus() -> Result<PathBuf> {
+    ensure!(
+        via::find_program("bwrap").is_some(),
+        "QEMU with Venus needs bwrap, which shows it the files that it was unpacked with (Debian: bubblewrap)"
+    );
+    let newest = [&QEMU_PACKAGES[..], &VENUS_PACKAGES].concat();
+    unpacked("venus", &newest, &VENUS_OTHERS, VENUS_WRAPPER)
+}
+
+/// A QEMU that is unpacked into a folder of this name, with `newest` out of backports, and the wrapper that runs it.
+fn unpacked(name: &str, newest: &[&str], others: &[&str], wrapper: &str) -> Result<PathBuf> {
     let suites = ["", "-updates", "-backports"].map(str::to_owned);
-    let packages: Vec<String> = QEMU_PACKAGES
+    let newest = newest
         .iter()
-        .map(|package| format!("{package}/{RELEASE}-backports"))
-        .collect();
-    let packages = format!("{},libc6", packages.join(","));
-    let recipe = format!("{packages}{suites:?}{WRAPPER}");
-    let folder = cached("qemu", &recipe, |folder| {
+        .map(|package| format!("{package}/{RELEASE}-backports"));
+    let others = others.iter().map(|&package| package.to_owned());
+    let packages = newest.chain(others).collect::<Vec<_>>().join(",");
+    let recipe = format!("{packages}{suites:?}{wrapper}");
+    let folder = cached(name, &recipe, |folder| {
         let mut command = bootstrap("extract", &packages)?;
         command
             .arg(RELEASE)
             .arg(folder.join("files"))
             .args(sources(&suites)?);
         finish(command, folder)?;
-        let wrapper = folder.join(QEMU);
-        fs::write(&wrapper, WRAPPER)?;
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-        let version = version(&wrapper).context("the QEMU that was unpacked does not run")?;
+        let program = folder.join(QEMU);
+        fs::write(&program, wrapper)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        let version = version(&program).context("the QEMU that was unpacked does not run")?;
         ensure!(
             version >= OLDEST_QEMU,
             "{RELEASE}-backports has QEMU {}.{}, which is too old",
@@ -141,6 +168,13 @@ libraries=$files/lib/x86_64-linux-gnu
 export QEMU_MODULE_DIR="$libraries/qemu"
 exec "$files/lib64/ld-linux-x86-64.so.2" --library-path "$libraries" \
     "$files/bin/qemu-system-x86_64" -L "$files/share/qemu" -L "$files/share/seabios" "$@"
+"#;
+
+/// The same, where it also starts programs and reads files that it was built with: it sees its own in place of this system's.
+const VENUS_WRAPPER: &str = r#"#!/bin/sh
+files=$(dirname -- "$(realpath -- "$0")")/files
+exec bwrap --dev-bind / / --ro-bind "$files/usr" /usr --ro-bind "$files/etc" /etc --die-with-parent \
+    qemu-system-x86_64 "$@"
 "#;
 
 fn version(qemu: &Path) -> Option<(u32, u32)> {
