@@ -47,6 +47,8 @@ pub struct Gpu {
     _entry: ash::Entry,
 }
 
+const LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
+
 /// Device extensions that are enabled when shown; everything else the workloads use is core.
 const WANTED: &[&CStr] = &[
     ash::khr::push_descriptor::NAME,
@@ -60,6 +62,12 @@ const WANTED: &[&CStr] = &[
     ash::ext::multi_draw::NAME,
     ash::ext::host_image_copy::NAME,
 ];
+
+/// Extensions that layers older than this do not know, and take for a mistake.
+const NEW: &[(&CStr, u32)] = &[(
+    ash::ext::host_image_copy::NAME,
+    vk::make_api_version(0, 1, 3, 258),
+)];
 
 /// Complaints that are the layer's own mistakes.
 ///
@@ -108,7 +116,7 @@ impl Gpu {
     pub fn new(validate: bool) -> Result<Self> {
         unsafe {
             let entry = ash::Entry::load().context("loading the Vulkan loader")?;
-            let layers = [c"VK_LAYER_KHRONOS_validation".as_ptr()];
+            let layers = [LAYER.as_ptr()];
             let extensions = [ash::ext::debug_utils::NAME.as_ptr()];
             let application = vk::ApplicationInfo::default()
                 .application_name(c"asgard-tests")
@@ -156,10 +164,20 @@ impl Gpu {
             );
             let has_13 = properties.api_version >= vk::API_VERSION_1_3;
 
+            let layer = if validate {
+                let layers = entry.enumerate_instance_layer_properties()?;
+                let is_it = |l: &&vk::LayerProperties| l.layer_name_as_c_str() == Ok(LAYER);
+                layers.iter().find(is_it).map_or(0, |l| l.spec_version)
+            } else {
+                u32::MAX
+            };
+            let too_new = |name: &CStr| NEW.iter().any(|(new, v)| *new == name && layer < *v);
             let extensions: BTreeSet<String> = instance
                 .enumerate_device_extension_properties(physical)?
                 .iter()
-                .filter_map(|e| Some(e.extension_name_as_c_str().ok()?.to_str().ok()?.to_owned()))
+                .filter_map(|e| e.extension_name_as_c_str().ok())
+                .filter(|name| !too_new(name))
+                .filter_map(|name| Some(name.to_str().ok()?.to_owned()))
                 .collect();
 
             let mut features11 = vk::PhysicalDeviceVulkan11Features::default();
