@@ -117,6 +117,7 @@ pub struct Context {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) packets: AtomicU64,
+    pub(crate) answers: AtomicU64,
     pub(crate) staged_commands: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
@@ -274,6 +275,7 @@ impl Context {
         let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
         Stats {
             packets: read(&self.counters.packets),
+            answers: read(&self.counters.answers),
             staged_commands: read(&self.counters.staged_commands),
             bytes_in: read(&self.counters.bytes_in),
             bytes_out: read(&self.counters.bytes_out),

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use asgard_protocol::Command;
-use asgard_protocol::extension::{CHOOSE_IDS, Features, USE_FEATURES, words};
-use asgard_protocol::types::{Kind, VkResult};
+use asgard_protocol::extension::{CHOOSE_IDS, Features, UNANSWERED, USE_FEATURES, words};
+use asgard_protocol::types::{Kind, VK_SUCCESS, VkResult};
 
 use crate::Error;
 use crate::stream::Engine;
@@ -20,23 +20,10 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
-    /// The packet creates objects whose ids were chosen, and is not answered.
+    /// The packet creates objects whose ids were chosen.
     #[inline]
-    pub(crate) fn are_there(&self) -> bool {
+    fn are_there(&self) -> bool {
         !self.ids.is_empty()
-    }
-
-    /// The packet has run, and would have been answered with `reply`.
-    #[inline]
-    pub(crate) fn end<C: Command>(&mut self, reply: &[u8]) -> Result<(), Error> {
-        if self.are_there() {
-            if self.used < self.ids.len() {
-                return Err(unused::<C>(reply));
-            }
-            self.ids.clear();
-            self.used = 0;
-        }
-        Ok(())
     }
 }
 
@@ -72,6 +59,51 @@ impl Engine {
         Ok(id)
     }
 
+    /// The guest does not wait for the packet's answer.
+    #[inline]
+    pub(crate) fn is_unawaited(&self) -> bool {
+        self.chosen.are_there() || self.unanswered
+    }
+
+    /// Such a packet has run, and would have been answered with `reply`.
+    pub(crate) fn unawaited<C: Command>(&mut self, reply: &[u8]) -> Result<(), Error> {
+        let Chosen { ids, used } = &mut self.chosen;
+        let missing = *used < ids.len();
+        ids.clear();
+        *used = 0;
+        let unanswered = std::mem::take(&mut self.unanswered);
+        if self.lost {
+            return Ok(());
+        }
+        if missing {
+            return Err(unused::<C>(reply));
+        }
+        if unanswered {
+            let result = reply.try_into().map_err(|_| {
+                Error::Nonsense("an answer that is more than a result is not waited for")
+            })?;
+            match VkResult::from_le_bytes(result) {
+                VK_SUCCESS => {}
+                result => {
+                    return Err(Error::Unawaited {
+                        command: C::NAME,
+                        result,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream uses a feature. One that takes a dead host's place has not heard of it.
+    fn uses(&self, feature: Features) -> Result<(), Error> {
+        if self.lost || self.features.has(feature) {
+            Ok(())
+        } else {
+            Err(Error::Feature(feature))
+        }
+    }
+
     /// Runs a packet of Asgard's own.
     pub(crate) fn extend(&mut self, opcode: u32, body: &[u8]) -> Result<(), Error> {
         let mut words = words(body).ok_or(Error::Nonsense(
@@ -79,6 +111,11 @@ impl Engine {
         ))?;
         if self.chosen.are_there() {
             return Err(Error::Nonsense("ids chosen for no creation"));
+        }
+        if self.unanswered {
+            return Err(Error::Nonsense(
+                "no command follows that could go unanswered",
+            ));
         }
         match opcode {
             USE_FEATURES => {
@@ -96,13 +133,20 @@ impl Engine {
                 all.fetch_or(bits, Ordering::Relaxed);
             }
             CHOOSE_IDS => {
-                if !self.features.has(Features::CHOSEN_IDS) {
-                    return Err(Error::Feature(Features::CHOSEN_IDS));
-                }
+                self.uses(Features::CHOSEN_IDS)?;
                 if words.len() == 0 || words.len() > MOST {
                     return Err(Error::Nonsense("no chosen ids, or too many at once"));
                 }
                 self.chosen.ids.extend(words);
+            }
+            UNANSWERED => {
+                self.uses(Features::UNANSWERED)?;
+                if words.len() != 0 {
+                    return Err(Error::Nonsense(
+                        "an unanswered packet is announced with words",
+                    ));
+                }
+                self.unanswered = true;
             }
             _ => return Err(Error::UnknownOpcode(opcode)),
         }

@@ -85,6 +85,8 @@ pub struct Blob {
 pub struct Stats {
     /// Packets decoded, staged command-buffer commands not counted.
     pub packets: u64,
+    /// Packets that were answered: each costs its guest a round trip.
+    pub answers: u64,
     /// Staged command-buffer commands decoded.
     pub staged_commands: u64,
     /// Bytes from the guest.

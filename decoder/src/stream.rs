@@ -210,8 +210,9 @@ impl Stream {
         self.packets += 1;
         context.counters.packets.fetch_add(1, Ordering::Relaxed);
         if !self.reply.is_empty() {
-            context
-                .counters
+            let counters = &context.counters;
+            counters.answers.fetch_add(1, Ordering::Relaxed);
+            counters
                 .bytes_out
                 .fetch_add(self.reply.len() as u64, Ordering::Relaxed);
             if let Some(recording) = &mut self.recording {
@@ -231,13 +232,15 @@ pub(crate) struct Engine {
     device: Option<(u64, Arc<Device>)>,
     queue: Option<(u64, Arc<Queue>)>,
     /// Nothing reaches the driver, see [`crate::Limits::lost`].
-    lost: bool,
+    pub(crate) lost: bool,
     /// Recordings are decoded into an arena of their own, inside a packet.
     pub(crate) staged: Arena,
     /// What this stream uses of Asgard's own part of the wire.
     pub(crate) features: Features,
     /// The ids that the guest chose for the current or the next packet.
     pub(crate) chosen: Chosen,
+    /// The guest does not wait for the next packet's result.
+    pub(crate) unanswered: bool,
 }
 
 impl Engine {
@@ -252,6 +255,7 @@ impl Engine {
             staged: arena(),
             features: Features::NONE,
             chosen: Chosen::default(),
+            unanswered: false,
         }
     }
 
@@ -446,8 +450,8 @@ pub(crate) fn run<C: Command>(
     // SAFETY: the arena outlives the command.
     let mut c = unsafe { C::decode_request(r)? };
     r.end()?;
-    let answered = C::HAS_REPLY && !e.chosen.are_there();
-    if answered {
+    let unawaited = e.is_unawaited();
+    if C::HAS_REPLY && !unawaited {
         e.release_turn();
     }
     let ret = if e.lost { C::LOST } else { f(e, &mut c)? };
@@ -455,8 +459,8 @@ pub(crate) fn run<C: Command>(
         // SAFETY: the command's pointers were placed by decoding it.
         unsafe { c.encode_reply(ret, &mut Writer::new(w, &Tokens)) };
     }
-    if !answered {
-        e.chosen.end::<C>(w)?;
+    if unawaited {
+        e.unawaited::<C>(w)?;
         w.clear();
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use asgard_protocol::extension::Features;
 use asgard_protocol::types::{Kind, VK_ERROR_DEVICE_LOST, VK_SUCCESS, VkCommandBuffer, VkResult};
 use asgard_protocol::{Command, Writer};
 
@@ -27,7 +28,7 @@ pub(crate) trait Guest {
         }
     }
 
-    /// Sends a command that has no reply at once, and tells whether it could be sent.
+    /// Sends a command at once, and tells whether it could be sent. If it has a reply, see [`Self::tell_now`].
     fn send<C: Command>(&self, c: &mut C) -> VkResult {
         match stream::with(|s| s.send(c)) {
             Ok(()) => VK_SUCCESS,
@@ -35,6 +36,31 @@ pub(crate) trait Guest {
                 lost(&error);
                 VK_ERROR_DEVICE_LOST
             }
+        }
+    }
+
+    /// Sends a command that cannot fail but for want of memory, soon, and does not wait for its answer.
+    ///
+    /// It waits where the host would answer all the same.
+    fn tell<C: Command<Return = VkResult>>(&self, c: &mut C) -> VkResult {
+        if !goes_unanswered() {
+            return self.call(c);
+        }
+        match stream::with(|s| s.tell(c)) {
+            Ok(()) => VK_SUCCESS,
+            Err(error) => {
+                lost(&error);
+                VK_ERROR_DEVICE_LOST
+            }
+        }
+    }
+
+    /// As [`Self::tell`], at once: the device may be waiting for it.
+    fn tell_now<C: Command<Return = VkResult>>(&self, c: &mut C) -> VkResult {
+        if goes_unanswered() {
+            self.send(c)
+        } else {
+            self.call(c)
         }
     }
 
@@ -87,6 +113,11 @@ pub(crate) trait Guest {
 }
 
 impl Guest for Driver {}
+
+/// The host need not answer.
+fn goes_unanswered() -> bool {
+    Process::get().is_some_and(|p| p.features.has(Features::UNANSWERED))
+}
 
 /// Appends a command to a recording: the packet without its command buffer.
 #[inline]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use asgard_asg::guest::{GuestChannel, GuestConfig};
-use asgard_protocol::extension::{self, CHOOSE_IDS, Features, USE_FEATURES};
+use asgard_protocol::extension::{self, CHOOSE_IDS, Features, UNANSWERED, USE_FEATURES};
 use asgard_protocol::wire::Source;
 use asgard_protocol::{Arena, Command, DecodeError, Reader, Writer, packet};
 use parking_lot::Mutex;
@@ -128,6 +128,15 @@ impl Unsent {
 /// Of packets that are collected: less than a flush of any host's ring.
 const BATCH: usize = 3 << 10;
 
+/// What the host sends back.
+#[derive(Clone, Copy)]
+enum Answer<'a> {
+    Whole,
+    /// It makes objects with these ids.
+    Ids(&'a [u64]),
+    None,
+}
+
 /// The ring, and reply bytes that were received and not yet read.
 struct Replies {
     channel: GuestChannel<Box<dyn RingPing>>,
@@ -181,11 +190,11 @@ impl Stream {
     /// Sends a command, and waits for its reply if it has one; others are collected first.
     pub(crate) fn call<C: Command>(self: &Arc<Self>, c: &mut C) -> Result<C::Return, Lost> {
         if !C::HAS_REPLY {
-            return self.collect(&[], c).map(|()| C::LOST);
+            return self.tell(c).map(|()| C::LOST);
         }
         self.process.unsent.settle(self.address());
         let open = &mut *self.ring.lock();
-        open.append(&[], c);
+        open.append(Answer::Whole, c);
         self.publish(open)?;
         let mut reader = Reader::arriving(&mut open.replies, &open.arena, &Objects);
         // SAFETY: the outputs are the application's, valid for writes.
@@ -196,21 +205,26 @@ impl Stream {
         Ok(ret?)
     }
 
-    /// Sends a command that has no reply, and all that was collected.
+    /// Sends a command that is not answered, and all that was collected.
     pub(crate) fn send<C: Command>(&self, c: &C) -> Result<(), Lost> {
         self.process.unsent.settle(self.address());
         let open = &mut *self.ring.lock();
-        open.append(&[], c);
+        open.append(Answer::None, c);
         self.publish(open)
+    }
+
+    /// Sends a command that is not answered, soon.
+    pub(crate) fn tell<C: Command>(self: &Arc<Self>, c: &C) -> Result<(), Lost> {
+        self.collect(Answer::None, c)
     }
 
     /// Sends a command that makes objects with these ids and is not answered, soon.
     pub(crate) fn create<C: Command>(self: &Arc<Self>, c: &C, ids: &[u64]) -> Result<(), Lost> {
-        self.collect(ids, c)
+        self.collect(Answer::Ids(ids), c)
     }
 
     /// Appends a command that is not answered to what was collected.
-    fn collect<C: Command>(self: &Arc<Self>, ids: &[u64], c: &C) -> Result<(), Lost> {
+    fn collect<C: Command>(self: &Arc<Self>, answer: Answer<'_>, c: &C) -> Result<(), Lost> {
         let unsent = &self.process.unsent;
         let me = self.address();
         if self.batch != 0 && unsent.holder.load(Ordering::Acquire) != me {
@@ -220,19 +234,19 @@ impl Stream {
             *stream = Arc::downgrade(self);
             let open = &mut *self.ring.lock();
             unsent.holder.store(me, Ordering::Release);
-            return self.append(ids, c, open);
+            return self.append(answer, c, open);
         }
         let open = &mut *self.ring.lock();
         if unsent.holder.load(Ordering::Acquire) == me {
-            return self.append(ids, c, open);
+            return self.append(answer, c, open);
         }
         // Another thread has just sent what was collected, or nothing is.
-        open.append(ids, c);
+        open.append(answer, c);
         self.publish(open)
     }
 
-    fn append<C: Command>(&self, ids: &[u64], c: &C, open: &mut Open) -> Result<(), Lost> {
-        open.append(ids, c);
+    fn append<C: Command>(&self, answer: Answer<'_>, c: &C, open: &mut Open) -> Result<(), Lost> {
+        open.append(answer, c);
         if open.packets.len() < self.batch && !open.lost {
             return Ok(());
         }
@@ -264,10 +278,12 @@ impl Drop for Stream {
 }
 
 impl Open {
-    /// Appends a command, and the ids of what it makes before it.
-    fn append<C: Command>(&mut self, ids: &[u64], c: &C) {
-        if !ids.is_empty() {
-            extension::write(CHOOSE_IDS, ids, &mut self.packets);
+    /// Appends a command, and before it what there is to say about its answer.
+    fn append<C: Command>(&mut self, answer: Answer<'_>, c: &C) {
+        match answer {
+            Answer::Ids(ids) => extension::write(CHOOSE_IDS, ids, &mut self.packets),
+            Answer::None if C::HAS_REPLY => extension::write(UNANSWERED, &[], &mut self.packets),
+            Answer::None | Answer::Whole => {}
         }
         if !C::ON_COMMAND_BUFFER {
             self.numbers.push(self.packets.len() + packet::HEADER);

@@ -93,6 +93,8 @@ pub struct Summary {
     pub rings: u64,
     /// Packets decoded.
     pub packets: u64,
+    /// Packets that were answered.
+    pub answers: u64,
     /// Staged command-buffer commands decoded.
     pub staged_commands: u64,
     /// Queue submissions.
@@ -122,6 +124,7 @@ impl Summary {
             (&mut self.contexts, other.contexts),
             (&mut self.rings, other.rings),
             (&mut self.packets, other.packets),
+            (&mut self.answers, other.answers),
             (&mut self.staged_commands, other.staged_commands),
             (&mut self.submits, other.submits),
             (&mut self.bytes_in, other.bytes_in),

@@ -73,6 +73,7 @@ impl Rings {
             contexts: 0,
             rings: get(&self.started),
             packets: stats.packets,
+            answers: stats.answers,
             staged_commands: stats.staged_commands,
             submits: stats.submits,
             bytes_in: get(&self.received),

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asgard_asg::layout;
-use asgard_protocol::extension::{self, CHOOSE_IDS, Features, USE_FEATURES, chosen};
+use asgard_protocol::extension::{self, CHOOSE_IDS, Features, UNANSWERED, USE_FEATURES, chosen};
 use asgard_protocol::types::*;
 use asgard_protocol::{Command as _, commands as p, zeroed};
 use asgard_tests::guest::{Guest, Objects, PATIENCE, Painter, Thread, encode, staged};
@@ -538,6 +538,82 @@ fn extensions_of_the_wire_that_are_misused_end_their_context() {
             })
         },
     );
+    stage.ends_with_objects(
+        "uses unanswered of the wire, which was not agreed on",
+        |t, _| ours(t, UNANSWERED, &[]),
+    );
+    with("announced with words", &|t, _| ours(t, UNANSWERED, &[1]));
+    with("no command follows that could go unanswered", &|t, _| {
+        ours(t, UNANSWERED, &[])?;
+        ours(t, UNANSWERED, &[])
+    });
+    with("an answer that is more than a result", &|t, o| {
+        ours(t, UNANSWERED, &[])?;
+        t.send(&p::vkDestroyFence {
+            device: o.device,
+            ..zeroed()
+        })
+    });
+    with("an answer that is more than a result", &|t, o| {
+        let mut queue = VkQueue(0);
+        ours(t, UNANSWERED, &[])?;
+        t.send(&p::vkGetDeviceQueue {
+            device: o.device,
+            pQueue: &raw mut queue,
+            ..zeroed()
+        })
+    });
+    with(
+        "vkGetFenceStatus, which the guest does not wait for, failed",
+        &|t, o| {
+            fence_as(t, o, &[id(1, 0)])?;
+            ours(t, UNANSWERED, &[])?;
+            t.send(&p::vkGetFenceStatus {
+                device: o.device,
+                fence: VkFence(id(1, 0)),
+                ..zeroed()
+            })
+        },
+    );
+    // A guest that behaves: what it does not wait for happens, and in order.
+    stage.lives("unanswered commands", |_, _, t| {
+        let o = Objects::new(t)?;
+        ours(t, USE_FEATURES, &[all])?;
+        let mut event = VkEvent(0);
+        let info = VkEventCreateInfo {
+            sType: VK_STRUCTURE_TYPE_EVENT_CREATE_INFO,
+            ..zeroed()
+        };
+        t.call(&mut p::vkCreateEvent {
+            device: o.device,
+            pCreateInfo: &raw const info,
+            pEvent: &raw mut event,
+            ..zeroed()
+        })?;
+        for round in 0..200 {
+            ours(t, UNANSWERED, &[])?;
+            let (device, expected) = (o.device, [VK_EVENT_RESET, VK_EVENT_SET][round % 2]);
+            match expected {
+                VK_EVENT_SET => t.send(&p::vkSetEvent {
+                    device,
+                    event,
+                    ..zeroed()
+                })?,
+                _ => t.send(&p::vkResetEvent {
+                    device,
+                    event,
+                    ..zeroed()
+                })?,
+            }
+            let status = t.call(&mut p::vkGetEventStatus {
+                device,
+                event,
+                ..zeroed()
+            })?;
+            anyhow::ensure!(status == expected, "round {round}: {status}");
+        }
+        Ok(())
+    });
     // A guest that behaves, and leaves its objects behind.
     stage.lives("chosen ids", |_, _, t| {
         let o = Objects::new(t)?;

@@ -29,15 +29,18 @@ impl Features {
     pub const INLINE_UNIFORMS: Self = Self(8);
     /// Guests send the bytes of host image copies with packets that say how many there are.
     pub const HOST_IMAGE_COPY: Self = Self(16);
+    /// Guests say of a packet that they do not wait for its answer.
+    pub const UNANSWERED: Self = Self(32);
     /// All that this code knows.
-    pub const ALL: Self = Self(31);
+    pub const ALL: Self = Self(63);
 
-    const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 6] = [
         ("chosen-ids", Self::CHOSEN_IDS),
         ("kept-recordings", Self::KEPT_RECORDINGS),
         ("batches", Self::BATCHES),
         ("inline-uniforms", Self::INLINE_UNIFORMS),
         ("host-image-copy", Self::HOST_IMAGE_COPY),
+        ("unanswered", Self::UNANSWERED),
     ];
 
     /// Each alone, and its name.
@@ -114,6 +117,9 @@ pub const USE_FEATURES: u32 = 0x4153_0001;
 
 /// Opcode: the ids of what the next packet creates, each a u64. That packet is not answered.
 pub const CHOOSE_IDS: u32 = 0x4153_0002;
+
+/// Opcode: the next packet is not answered; its result must be `VK_SUCCESS`.
+pub const UNANSWERED: u32 = 0x4153_0003;
 
 /// Whether an opcode is one of Asgard's own, which have no sequence number.
 #[inline]
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn our_opcodes_are_nobody_elses() {
-        let ours = [USE_FEATURES, CHOOSE_IDS];
+        let ours = [USE_FEATURES, CHOOSE_IDS, UNANSWERED];
         for opcode in ours {
             assert!(is_ours(opcode));
             assert_eq!(crate::commands::name(opcode), None);

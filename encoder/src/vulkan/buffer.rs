@@ -23,6 +23,11 @@ impl BufferCommands for Driver {
         self.destroy(c, gone);
     }
 
+    fn vkBindBufferMemory(&self, c: &mut p::vkBindBufferMemory) -> VkResult {
+        // SAFETY: the application passes a live device.
+        unsafe { device(c.device) }.buffers.bind(c)
+    }
+
     fn vkGetBufferMemoryRequirements(&self, c: &mut p::vkGetBufferMemoryRequirements) {
         let (token, to) = (c.buffer.0, c.pMemoryRequirements);
         // SAFETY: the application passes a live device, and a struct.

@@ -46,7 +46,7 @@ impl CommandPoolCommands for Driver {
                 buffer.data.lose();
             }
         }
-        self.call(c)
+        self.tell(c)
     }
 
     fn vkFreeCommandBuffers(&self, c: &mut p::vkFreeCommandBuffers) {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::object::Dispatchable;
 use crate::vulkan::command_buffer::CommandBuffer;
+use crate::vulkan::descriptor_buffer::Descriptors;
 use crate::vulkan::device_memory::Memory;
 use crate::vulkan::event::Events;
 use crate::vulkan::fence::Fences;
@@ -39,6 +40,7 @@ pub(crate) struct Device {
     /// When the host was last asked about any of these.
     pub(super) heard: Heard,
     pub(super) buffers: Requirements,
+    pub(super) descriptors: Descriptors,
     /// How often descriptor sets were written to.
     descriptor_updates: AtomicU64,
     pub(super) images: Requirements,
@@ -155,7 +157,8 @@ pub(super) fn get_queue2(c: &mut p::vkGetDeviceQueue2) {
 
 /// Binds memory: all at once, or one by one if the application asks for the result of any.
 ///
-/// Those results are written through pointers in a chain, which has no way back on the wire.
+/// Those results are written through pointers in a chain, which has no way back on the wire. `call` is told
+/// whether somebody asks.
 ///
 /// # Safety
 /// There are as many structs as `count` says, each with a `pNext` of its valid chain where `next` finds it.
@@ -163,7 +166,7 @@ unsafe fn bind<T>(
     count: u32,
     infos: *const T,
     next: impl Fn(&T) -> *const c_void,
-    call: impl Fn(u32, *const T) -> VkResult,
+    call: impl Fn(u32, *const T, bool) -> VkResult,
 ) -> VkResult {
     let kind = VK_STRUCTURE_TYPE_BIND_MEMORY_STATUS;
     // SAFETY: the caller's promise.
@@ -173,11 +176,11 @@ unsafe fn bind<T>(
         .map(|info| unsafe { image::find::<VkBindMemoryStatus>(next(info), kind) })
         .collect();
     if statuses.iter().all(Option::is_none) {
-        return call(count, infos.as_ptr());
+        return call(count, infos.as_ptr(), false);
     }
     let mut worst = VK_SUCCESS;
     for (info, status) in infos.iter().zip(statuses) {
-        let ret = call(1, info);
+        let ret = call(1, info, status.is_some());
         if let Some(status) = status {
             // SAFETY: the application made room for a result.
             unsafe { *status.pResult = ret };
@@ -252,6 +255,7 @@ impl DeviceCommands for Driver {
                 events: Events::default(),
                 heard: Heard::default(),
                 buffers: Requirements::default(),
+                descriptors: Descriptors::default(),
                 descriptor_updates: AtomicU64::new(0),
                 images: Requirements::default(),
                 copied: image::host_copy::Copied::default(),
@@ -400,12 +404,17 @@ impl DeviceCommands for Driver {
     }
 
     fn vkBindBufferMemory2(&self, c: &mut p::vkBindBufferMemory2) -> VkResult {
-        let call = |count, infos| {
-            self.call(&mut p::vkBindBufferMemory2 {
+        let call = |count, infos, asked| {
+            let mut c = p::vkBindBufferMemory2 {
                 bindInfoCount: count,
                 pBindInfos: infos,
                 ..*c
-            })
+            };
+            match asked {
+                true => self.call(&mut c),
+                // SAFETY: the application passes a live device.
+                false => unsafe { device(c.device) }.buffers.bind(&mut c),
+            }
         };
         // SAFETY: the application passes as many structs as it says.
         unsafe { bind(c.bindInfoCount, c.pBindInfos, |info| info.pNext, call) }
@@ -417,6 +426,10 @@ impl DeviceCommands for Driver {
         self.call(c);
     }
 
+    fn vkGetDescriptorEXT(&self, c: &mut p::vkGetDescriptorEXT) {
+        descriptor_buffer::get(c);
+    }
+
     fn vkGetBufferMemoryRequirements2(&self, c: &mut p::vkGetBufferMemoryRequirements2) {
         buffer::requirements2(c);
     }
@@ -426,11 +439,16 @@ impl DeviceCommands for Driver {
     }
 
     fn vkBindImageMemory2(&self, c: &mut p::vkBindImageMemory2) -> VkResult {
-        let call = |count, infos| {
-            swapchain::bind(&mut p::vkBindImageMemory2 {
+        let call = |count, infos, asked| {
+            let mut c = p::vkBindImageMemory2 {
                 bindInfoCount: count,
                 pBindInfos: infos,
                 ..*c
+            };
+            swapchain::bind(&mut c, |c| match asked {
+                true => self.call(c),
+                // SAFETY: the application passes a live device.
+                false => unsafe { device(c.device) }.images.bind(c),
             })
         };
         // SAFETY: the application passes as many structs as it says.
@@ -478,8 +496,11 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
 
+    /// The buffers of a call, and whether its result is asked for.
+    type Call = (Vec<u64>, bool);
+
     /// Binds buffers 1 to 3, of which the second fails; the calls, the result, and the results in chains.
-    fn bind_three(statuses: [bool; 3]) -> (Vec<Vec<u64>>, VkResult, [VkResult; 3]) {
+    fn bind_three(statuses: [bool; 3]) -> (Vec<Call>, VkResult, [VkResult; 3]) {
         let mut results = [VK_NOT_READY; 3];
         let chains = results.each_mut().map(|result| VkBindMemoryStatus {
             sType: VK_STRUCTURE_TYPE_BIND_MEMORY_STATUS,
@@ -498,12 +519,12 @@ mod tests {
             })
             .collect();
         let calls = RefCell::new(Vec::new());
-        let call = |count: u32, infos: *const VkBindBufferMemoryInfo| {
+        let call = |count: u32, infos: *const VkBindBufferMemoryInfo, asked: bool| {
             // SAFETY: as many as it says, out of the list above.
             let infos = unsafe { std::slice::from_raw_parts(infos, count as usize) };
             let buffers: Vec<u64> = infos.iter().map(|info| info.buffer.0).collect();
             let failed = buffers.contains(&2);
-            calls.borrow_mut().push(buffers);
+            calls.borrow_mut().push((buffers, asked));
             match failed {
                 true => VK_ERROR_OUT_OF_DEVICE_MEMORY,
                 false => VK_SUCCESS,
@@ -517,7 +538,7 @@ mod tests {
     #[test]
     fn memory_is_bound_at_once_if_nobody_asks_for_single_results() {
         let (calls, ret, results) = bind_three([false; 3]);
-        assert_eq!(calls, [[1, 2, 3]]);
+        assert_eq!(calls, [(vec![1, 2, 3], false)]);
         assert_eq!(ret, VK_ERROR_OUT_OF_DEVICE_MEMORY);
         assert_eq!(results, [VK_NOT_READY; 3]);
     }
@@ -525,7 +546,7 @@ mod tests {
     #[test]
     fn each_bind_has_its_own_result_for_those_who_ask() {
         let (calls, ret, results) = bind_three([true, true, false]);
-        assert_eq!(calls, [[1], [2], [3]]);
+        assert_eq!(calls, [(vec![1], true), (vec![2], true), (vec![3], false)]);
         assert_eq!(ret, VK_ERROR_OUT_OF_DEVICE_MEMORY);
         let expected = [VK_SUCCESS, VK_ERROR_OUT_OF_DEVICE_MEMORY, VK_NOT_READY];
         assert_eq!(results, expected);

@@ -66,7 +66,7 @@ impl EventCommands for Driver {
     }
 
     fn vkSetEvent(&self, c: &mut p::vkSetEvent) -> VkResult {
-        let ret = self.call(c);
+        let ret = self.tell_now(c);
         if ret == VK_SUCCESS {
             // SAFETY: the application passes a live device.
             unsafe { device(c.device) }.events.change(c.event, true);
@@ -77,6 +77,6 @@ impl EventCommands for Driver {
     fn vkResetEvent(&self, c: &mut p::vkResetEvent) -> VkResult {
         // SAFETY: the application passes a live device.
         unsafe { device(c.device) }.events.change(c.event, false);
-        self.call(c)
+        self.tell(c)
     }
 }

@@ -197,7 +197,7 @@ fn reset(device: VkDevice, fences: &[VkFence]) -> VkResult {
     if fences.is_empty() {
         return VK_SUCCESS;
     }
-    Driver.call(&mut p::vkResetFences {
+    Driver.tell(&mut p::vkResetFences {
         device,
         fenceCount: fences.len() as u32,
         pFences: fences.as_ptr(),

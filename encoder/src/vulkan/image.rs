@@ -61,6 +61,11 @@ impl ImageCommands for Driver {
         self.destroy(c, gone);
     }
 
+    fn vkBindImageMemory(&self, c: &mut p::vkBindImageMemory) -> VkResult {
+        // SAFETY: the application passes a live device.
+        unsafe { device(c.device) }.images.bind(c)
+    }
+
     fn vkGetImageMemoryRequirements(&self, c: &mut p::vkGetImageMemoryRequirements) {
         let (token, to) = (c.image.0, c.pMemoryRequirements);
         // SAFETY: the application passes a live device, and a struct.

@@ -12,6 +12,8 @@ use crate::driver::{Driver, Guest};
 mod buffer;
 pub(crate) mod command_buffer;
 mod command_pool;
+mod descriptor_buffer;
+mod descriptor_pool;
 mod descriptor_update_template;
 mod device;
 mod device_memory;
@@ -51,7 +53,7 @@ plain! {
     AccelerationStructureCommands BufferCollectionCommands BufferViewCommands
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
-    DeferredOperationCommands DescriptorPoolCommands DescriptorSetLayoutCommands
+    DeferredOperationCommands DescriptorSetLayoutCommands
     DisplayCommands DisplayModeCommands ExternalComputeQueueCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands

@@ -4,6 +4,7 @@
 //! memory an object needs follows from its create-info (Vulkan, "Resource Memory Association").
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use asgard_protocol::{Command, Wire, Writer};
@@ -32,6 +33,8 @@ pub(super) struct Requirements {
     infos: Mutex<HashMap<Box<[u8]>, Known>>,
     /// By the object's token.
     objects: RwLock<HashMap<u64, Known>>,
+    /// Some were created that may have to lie where there is no room.
+    choosy: AtomicBool,
 }
 
 impl std::fmt::Debug for Requirements {
@@ -56,6 +59,9 @@ impl Requirements {
         made: *mut u64,
         may_fail: bool,
     ) -> VkResult {
+        if may_fail {
+            self.choosy.store(true, Ordering::Relaxed);
+        }
         let mut key = Vec::with_capacity(128);
         // SAFETY: the caller's promise.
         unsafe { (*info).encode(&mut Writer::new(&mut key, &Objects)) };
@@ -79,6 +85,16 @@ impl Requirements {
         });
         self.objects.write().insert(token, known);
         VK_SUCCESS
+    }
+
+    /// Binds memory to such objects, which fails for want of memory alone unless a program demands
+    /// addresses.
+    pub(super) fn bind<C: Command<Return = VkResult>>(&self, command: &mut C) -> VkResult {
+        if self.choosy.load(Ordering::Relaxed) {
+            Driver.call(command)
+        } else {
+            Driver.tell(command)
+        }
     }
 
     /// The object is about to be destroyed.

@@ -634,7 +634,10 @@ pub(super) unsafe fn present(queue: VkQueue, info: &VkPresentInfoKHR) -> VkResul
 }
 
 /// `vkBindImageMemory2`.
-pub(super) fn bind(c: &mut p::vkBindImageMemory2) -> VkResult {
+pub(super) fn bind(
+    c: &mut p::vkBindImageMemory2,
+    bind: impl FnOnce(&mut p::vkBindImageMemory2) -> VkResult,
+) -> VkResult {
     // SAFETY: the application passes as many structs as it says; they are copied and not changed.
     let mut infos =
         unsafe { std::slice::from_raw_parts(c.pBindInfos, c.bindInfoCount as usize) }.to_vec();
@@ -655,7 +658,7 @@ pub(super) fn bind(c: &mut p::vkBindImageMemory2) -> VkResult {
             }
         }
     }
-    Driver.call(&mut p::vkBindImageMemory2 {
+    bind(&mut p::vkBindImageMemory2 {
         pBindInfos: infos.as_ptr(),
         ..*c
     })

@@ -264,13 +264,14 @@ fn summary(device: &str, totals: &Totals, elapsed: Duration) -> String {
     let _ = write!(
         text,
         ", {} connection{}, {} ring{}\n\
-         asgard: {} packets, {} staged commands, {} submits\n\
+         asgard: {} packets, {} of them answered, {} staged commands, {} submits\n\
          asgard: {} in, {} out, {} pings, {} sleeps, {} wakes, {:.2} s of processor time",
         totals.connections,
         plural(totals.connections),
         sum.rings,
         plural(sum.rings),
         sum.packets,
+        sum.answers,
         sum.staged_commands,
         sum.submits,
         bytes(sum.bytes_in),
