@@ -11,6 +11,7 @@ use asgard_protocol::extension::Features;
 use asgard_protocol::types::*;
 use parking_lot::{Mutex, RwLock};
 
+use crate::memory_types::MemoryTypes;
 use crate::objects::Objects;
 use crate::recording::Recording;
 use crate::renderer::{Renderer, SharedMemory};
@@ -33,9 +34,6 @@ pub(crate) struct Device {
     pub(crate) token: u64,
     pub(crate) handle: VkDevice,
     pub(crate) fns: DeviceFns,
-    pub(crate) memory: VkPhysicalDeviceMemoryProperties,
-    /// The memory types whose memory is ours, imported by address.
-    pub(crate) importable: u32,
     /// Queues by family, index and flags.
     pub(crate) queues: Mutex<HashMap<(u32, u32, u32), u64>>,
     /// Images that the host copies from and to by itself, by token.
@@ -62,10 +60,12 @@ pub(crate) struct Queue {
     pub(crate) lock: Mutex<()>,
 }
 
-/// A guest's VkDeviceMemory that it may map.
+/// A guest's VkDeviceMemory.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    pub(crate) shared: SharedMemory,
+    pub(crate) handle: VkDeviceMemory,
+    /// What it was imported from: guests may map that.
+    pub(crate) shared: Option<SharedMemory>,
     /// The blob id that the guest chose at allocation.
     pub(crate) blob_id: Option<u64>,
     pub(crate) charged: u64,
@@ -101,11 +101,14 @@ pub struct Context {
     pub(crate) instances: RwLock<HashMap<u64, Arc<Instance>>>,
     pub(crate) devices: RwLock<HashMap<u64, Arc<Device>>>,
     pub(crate) queues: RwLock<HashMap<u64, Arc<Queue>>>,
+    pub(crate) memory_types: MemoryTypes,
     pub(crate) memories: Mutex<HashMap<u64, Memory>>,
     pub(crate) memory_used: AtomicU64,
     blobs: Mutex<HashMap<u64, Blob>>,
     next_blob: AtomicU64,
     pub(crate) resources: Mutex<HashMap<u32, Resource>>,
+    /// Buffers and images that memory can be bound to piece by piece, by their device's token, kind and handle.
+    pub(crate) sparse: Mutex<HashSet<(u64, Kind, u64)>>,
     pub(crate) descriptor_pools: Mutex<HashMap<u64, DescriptorPool>>,
     pub(crate) command_pools: Mutex<HashMap<u64, HashSet<u64>>>,
     pub(crate) templates: Mutex<HashMap<u64, Arc<[VkDescriptorUpdateTemplateEntry]>>>,
@@ -140,6 +143,7 @@ impl Context {
     /// A new, empty context.
     pub fn new(renderer: Arc<Renderer>, name: &str, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
+            memory_types: renderer.memory_types(limits.as_upstream).clone(),
             renderer,
             name: name.to_owned(),
             objects: Objects::new(limits.objects, !limits.as_upstream),
@@ -156,6 +160,7 @@ impl Context {
             blobs: Mutex::default(),
             next_blob: AtomicU64::new(1),
             resources: Mutex::default(),
+            sparse: Mutex::default(),
             descriptor_pools: Mutex::default(),
             command_pools: Mutex::default(),
             templates: Mutex::default(),
@@ -192,8 +197,12 @@ impl Context {
     }
 
     /// Makes memory mappable under `blob_id`, or under a new id.
-    pub(crate) fn publish(&self, blob_id: Option<u64>, memory: &Memory) -> Result<u64, Error> {
-        let fd = memory.shared.fd.try_clone().map_err(|_| Error::Limit {
+    pub(crate) fn publish(
+        &self,
+        blob_id: Option<u64>,
+        memory: &SharedMemory,
+    ) -> Result<u64, Error> {
+        let fd = memory.fd.try_clone().map_err(|_| Error::Limit {
             what: "file descriptors",
             limit: 0,
         })?;
@@ -201,7 +210,7 @@ impl Context {
         // Ordinary memory: whatever the Vulkan type says, the processor may cache it.
         let blob = Blob {
             fd,
-            size: memory.shared.size,
+            size: memory.size,
             map_info: 1,
         };
         self.blobs.lock().insert(id, blob);
@@ -335,6 +344,11 @@ impl Context {
                 Kind::CommandPool => drop(self.command_pools.lock().remove(&object.token)),
                 Kind::DescriptorPool => drop(self.descriptor_pools.lock().remove(&object.token)),
                 Kind::DescriptorUpdateTemplate => drop(self.templates.lock().remove(&object.token)),
+                kind @ (Kind::Buffer | Kind::Image) => {
+                    self.sparse
+                        .lock()
+                        .remove(&(device.token, kind, object.handle));
+                }
                 _ => {}
             }
             destroy_leftover(object.kind, device.handle, &device.fns, object.handle);

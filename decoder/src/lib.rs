@@ -22,6 +22,7 @@ mod context;
 mod driver;
 mod error;
 mod extension;
+mod memory_types;
 mod objects;
 mod recording;
 mod renderer;

@@ -9,6 +9,7 @@ use asgard_protocol::zeroed;
 
 use crate::Error;
 use crate::driver::{self, GetInstanceProcAddr, Loader};
+use crate::memory_types::MemoryTypes;
 
 /// The host's Vulkan driver, loaded once per process.
 #[derive(Debug)]
@@ -20,11 +21,10 @@ pub struct Renderer {
     device_type: VkPhysicalDeviceType,
     /// Which of the enumerated devices guests see.
     index: usize,
-    /// Bit `i`: memory of type `i` can be ours, imported by address.
-    pub(crate) importable: u32,
+    /// The memory types that guests see, and those that they would see of upstream's host.
+    memory_types: [MemoryTypes; 2],
     /// Bytes that imported memory must be aligned to, address and size.
     pub(crate) import_alignment: u64,
-    color_buffer_memory_index: u32,
     extensions: Vec<String>,
 }
 
@@ -71,9 +71,8 @@ impl Renderer {
             api_version: picked.properties.apiVersion,
             device_type: picked.properties.deviceType,
             index: picked.index,
-            importable: picked.importable,
+            memory_types: picked.memory_types,
             import_alignment: picked.alignment,
-            color_buffer_memory_index: picked.color_buffer_memory_index,
             extensions: picked.extensions,
         }))
     }
@@ -100,13 +99,6 @@ impl Renderer {
                 continue;
             }
             let (importable, alignment) = importable(loader, instance, fns, device)?;
-            let memory = driver::memory_properties(fns, device);
-            let color = memory
-                .memoryTypes
-                .iter()
-                .take(memory.memoryTypeCount as usize)
-                .position(|t| t.propertyFlags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT != 0)
-                .map_or(u32::MAX, |i| i as u32);
             best = Some((
                 rank,
                 Picked {
@@ -118,9 +110,11 @@ impl Renderer {
                     name,
                     driver: driver_name,
                     properties,
-                    importable,
+                    memory_types: [true, false].map(|twins| {
+                        let memory = driver::memory_properties(fns, device);
+                        MemoryTypes::new(&memory, importable, twins)
+                    }),
                     alignment,
-                    color_buffer_memory_index: color,
                 },
             ));
         }
@@ -162,12 +156,18 @@ impl Renderer {
 
     /// Some memory of it can be shared with a guest.
     pub fn can_share_memory(&self) -> bool {
-        self.importable != 0
+        self.memory_types[0].importable().is_some()
     }
 
     /// Capset field `colorBufferMemoryIndex`.
-    pub fn color_buffer_memory_index(&self) -> u32 {
-        self.color_buffer_memory_index
+    pub fn color_buffer_memory_index(&self, as_upstream: bool) -> u32 {
+        self.memory_types(as_upstream).color_buffers()
+    }
+
+    /// The memory types that a guest sees.
+    pub(crate) fn memory_types(&self, as_upstream: bool) -> &MemoryTypes {
+        let [ours, upstream] = &self.memory_types;
+        if as_upstream { upstream } else { ours }
     }
 
     /// The device that guests see, among those of an instance.
@@ -194,9 +194,8 @@ struct Picked {
     name: String,
     driver: String,
     properties: VkPhysicalDeviceProperties,
-    importable: u32,
+    memory_types: [MemoryTypes; 2],
     alignment: u64,
-    color_buffer_memory_index: u32,
 }
 
 fn driver_name(fns: &InstanceFns, device: VkPhysicalDevice) -> String {

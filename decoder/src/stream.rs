@@ -341,6 +341,8 @@ pub(crate) trait Host {
         n: usize,
         new: bool,
     ) -> Result<(), Error>;
+    /// Renames a set of the driver's memory types as guests number them.
+    fn show_memory_types(&self, bits: &mut u32);
     /// The token names nothing any more; true for the one caller that made it so. Null never named
     /// anything.
     fn retire(&mut self, token: u64) -> bool;
@@ -402,6 +404,10 @@ impl Host for Engine {
             }
         }
         Ok(())
+    }
+
+    fn show_memory_types(&self, bits: &mut u32) {
+        *bits = self.context.memory_types.bits(*bits);
     }
 
     fn retire(&mut self, token: u64) -> bool {

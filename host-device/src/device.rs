@@ -207,7 +207,8 @@ impl Device {
     pub fn capset(&self, id: u32, version: u32) -> Result<Vec<u8>, Error> {
         capset::bytes(
             &self.config,
-            self.renderer.color_buffer_memory_index(),
+            self.renderer
+                .color_buffer_memory_index(self.config.as_upstream),
             id,
             version,
         )
@@ -590,7 +591,7 @@ mod tests {
         fn describe(&self) -> Description {
             Description::default()
         }
-        fn color_buffer_memory_index(&self) -> u32 {
+        fn color_buffer_memory_index(&self, _as_upstream: bool) -> u32 {
             3
         }
         fn create_context(

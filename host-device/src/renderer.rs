@@ -20,7 +20,7 @@ pub trait Renderer: Send + Sync + fmt::Debug {
     /// Which device guests see.
     fn describe(&self) -> Description;
     /// Capset field `colorBufferMemoryIndex`.
-    fn color_buffer_memory_index(&self) -> u32;
+    fn color_buffer_memory_index(&self, as_upstream: bool) -> u32;
     /// A new, empty context.
     fn create_context(&self, name: &str, limits: Limits) -> Arc<dyn Context>;
 }

@@ -12,48 +12,45 @@ use crate::via::{self, Finished, Stack};
 use crate::vm::Machine;
 
 /// Parts that may be gated off behind the renderer although the native driver runs them: the features of the
-/// wire with which our own driver runs them on our own host, if it does, and the reason why others do not.
-pub const HIDDEN: &[(&str, Option<Features>, &str)] = &[
-    ("push descriptors", Some(Features::NONE), NO_PUSH),
-    ("push descriptor template", Some(Features::NONE), NO_PUSH),
-    ("draws of an array", Some(Features::NONE), NO_MULTI_DRAW),
-    (
-        "indexed draws of an array",
-        Some(Features::NONE),
-        NO_MULTI_DRAW,
-    ),
+/// wire with which our own driver runs them on our own host, and the reason why others do not.
+pub const HIDDEN: &[(&str, Features, &str)] = &[
+    ("push descriptors", Features::NONE, NO_PUSH),
+    ("push descriptor template", Features::NONE, NO_PUSH),
+    ("draws of an array", Features::NONE, NO_MULTI_DRAW),
+    ("indexed draws of an array", Features::NONE, NO_MULTI_DRAW),
     (
         "inline uniform block",
-        Some(Features::INLINE_UNIFORMS),
+        Features::INLINE_UNIFORMS,
         "the stock guest driver aborts on a write of an inline uniform block",
     ),
     (
         "host image copies",
-        Some(Features::HOST_IMAGE_COPY),
+        Features::HOST_IMAGE_COPY,
         "stock guests cannot send the bytes of host image copies",
     ),
-    ("ray queries", Some(Features::NONE), NO_RAYS),
-    ("compacted sizes", Some(Features::NONE), NO_RAYS),
-    ("refitted", Some(Features::NONE), NO_RAYS),
-    ("ray pipeline", Some(Features::NONE), NO_RAYS),
-    ("sparse buffer", None, NO_SPARSE),
-    ("sparse image", None, NO_SPARSE),
+    ("ray queries", Features::NONE, NO_RAYS),
+    ("compacted sizes", Features::NONE, NO_RAYS),
+    ("refitted", Features::NONE, NO_RAYS),
+    ("ray pipeline", Features::NONE, NO_RAYS),
 ];
+
+/// The same, but only on a host that shows no more than upstream's.
+pub const HIDDEN_UPSTREAM: &[(&str, &str)] =
+    &[("sparse buffer", NO_SPARSE), ("sparse image", NO_SPARSE)];
 
 const NO_PUSH: &str =
     "neither Mesa's guest driver nor upstream's host knows VK_KHR_push_descriptor";
 const NO_MULTI_DRAW: &str =
     "neither Mesa's guest driver nor upstream's host knows VK_EXT_multi_draw";
 const NO_RAYS: &str = "neither Mesa's guest driver nor upstream's host knows ray tracing";
-const NO_SPARSE: &str =
-    "memory that guests may map is imported, and lavapipe binds no imported memory sparsely";
+const NO_SPARSE: &str = "upstream's host shows no memory that could be bound sparsely";
 
 /// How two reports of one workload relate, part by part.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Comparison {
     /// Ran on both, with the same bytes.
     pub same: Vec<String>,
-    /// Ran on neither, or is [`HIDDEN`]; with the reason.
+    /// Ran on neither, or is [`HIDDEN`] or [`HIDDEN_UPSTREAM`]; with the reason.
     pub gated: Vec<(String, String)>,
     /// Anything else, with what is wrong.
     pub different: Vec<(String, String)>,
@@ -79,11 +76,16 @@ pub fn compare(native: &Report, through: &Report, stack: Stack, features: Featur
             }
             (Outcome::Bytes(_), Some(Outcome::Gated(why))) => {
                 let own = matches!(stack, Stack::Asgard | Stack::Node | Stack::MachineAsgard);
-                let hidden = |(hidden, needed, _): &&(&str, Option<Features>, &str)| {
-                    *hidden == name && !(own && needed.is_some_and(|needed| features.has(needed)))
-                };
-                match HIDDEN.iter().find(hidden) {
-                    Some((.., reason)) => all.gated.push((name, (*reason).to_owned())),
+                let anywhere = HIDDEN
+                    .iter()
+                    .filter(|(_, needed, _)| !(own && features.has(*needed)))
+                    .map(|(part, _, reason)| (part, reason));
+                let upstream = HIDDEN_UPSTREAM
+                    .iter()
+                    .filter(|_| stack == Stack::Upstream)
+                    .map(|(part, reason)| (part, reason));
+                match anywhere.chain(upstream).find(|(part, _)| **part == name) {
+                    Some((_, reason)) => all.gated.push((name, (*reason).to_owned())),
                     None => all.different.push((name, format!("does not run: {why}"))),
                 }
             }

@@ -357,6 +357,38 @@ fn contents_that_are_wrong_end_their_context() {
 }
 
 #[test]
+fn memory_that_guests_may_map_is_not_bound_sparsely() {
+    let Some(stage) = Stage::new() else { return };
+    stage.ends_with_objects(
+        "memory bound to a sparse resource that is not of a type for it",
+        |t, o| {
+            let bind = VkSparseMemoryBind {
+                size: 65536,
+                memory: o.memory(t, 65536)?,
+                ..zeroed()
+            };
+            let buffer = VkSparseBufferMemoryBindInfo {
+                buffer: o.buffer(t, 65536)?,
+                bindCount: 1,
+                pBinds: &raw const bind,
+            };
+            let info = VkBindSparseInfo {
+                sType: VK_STRUCTURE_TYPE_BIND_SPARSE_INFO,
+                bufferBindCount: 1,
+                pBufferBinds: &raw const buffer,
+                ..zeroed()
+            };
+            t.send(&p::vkQueueBindSparse {
+                queue: o.queue,
+                bindInfoCount: 1,
+                pBindInfo: &raw const info,
+                ..zeroed()
+            })
+        },
+    );
+}
+
+#[test]
 fn tokens_that_name_nothing_end_their_context() {
     let Some(stage) = Stage::new() else { return };
     stage.ends("0x123456789abcdef is not a live Device", |_, _, t| {

@@ -31,7 +31,7 @@ pub(super) fn dispatch(model: &Model) -> String {
     let drives =
         |c: &&Command| c.foreign.is_none() && c.native && c.alias.is_none() && c.refused.is_none();
     for c in model.commands.iter().filter(drives) {
-        plain(&mut out, c);
+        plain(&mut out, model, c);
     }
     out.line("}");
     out.line("/// Runs one packet: decodes the parameters, calls the command's method, encodes the reply.");
@@ -201,13 +201,13 @@ fn hidden_features(out: &mut Out, model: &Model) {
 }
 
 /// What the host does with a command unless it says otherwise.
-pub(super) fn default(c: &Command) -> String {
+pub(super) fn default(model: &Model, c: &Command) -> String {
     let mut out = Out::default();
     out.line(format!("pub(crate) trait {}: Host {{", trait_name(&c.noun)));
     method(&mut out, c);
     out.line("}");
     if c.native && c.alias.is_none() && c.refused.is_none() {
-        plain(&mut out, c);
+        plain(&mut out, model, c);
     }
     out.finish()
 }
@@ -279,7 +279,7 @@ fn method(out: &mut Out, c: &Command) {
 
 /// The driver call that a command stands for, with handles resolved and tokens put in the place of new
 /// ones: the default, and what an override starts from.
-fn plain(out: &mut Out, c: &Command) {
+fn plain(out: &mut Out, model: &Model, c: &Command) {
     let on_command_buffer = c.on_command_buffer();
     let fns = if on_command_buffer {
         "fns: &DeviceFns, "
@@ -342,8 +342,21 @@ fn plain(out: &mut Out, c: &Command) {
         })
         .collect();
     let call = format!("unsafe {{ f({}) }}", arguments.join(", "));
+    let needs: Vec<(&Field, String, String)> = c
+        .params
+        .iter()
+        .filter(|p| p.out)
+        .filter_map(|p| match &p.wire {
+            Wire::Pointer {
+                target: Target::Struct(name),
+                len,
+                ..
+            } => Some((p, length(len), memory_types(model, name)?)),
+            _ => None,
+        })
+        .collect();
     let safety = "// SAFETY: decoded arguments: live handles, and pointers into the arena with as many elements as their counts say.";
-    if creations.is_empty() {
+    if creations.is_empty() && needs.is_empty() {
         out.line(safety);
         out.line(if c.ret == "()" {
             format!("{call};")
@@ -370,9 +383,33 @@ fn plain(out: &mut Out, c: &Command) {
                 c.creates()
             ));
         }
+        for (p, n, place) in needs {
+            out.line("// SAFETY: the driver filled as many structs as the count says, or there is no room.");
+            out.line(format!(
+                "for needs in unsafe {{ slice_mut(c.{}, {n}) }} {{ host.show_memory_types(&mut needs.{place}); }}",
+                ident(&p.name)
+            ));
+        }
         out.line(if c.ret == "()" { "Ok(())" } else { "Ok(ret)" });
     }
     out.line("}");
+}
+
+/// Where a struct of answers says which memory types fit, if it does.
+fn memory_types(model: &Model, name: &str) -> Option<String> {
+    const MEMBER: &str = "memoryTypeBits";
+    let fields = &model.get(name)?.fields;
+    if fields.iter().any(|f| f.name == MEMBER) {
+        return Some(MEMBER.to_owned());
+    }
+    fields.iter().find_map(|f| match &f.wire {
+        Wire::Struct(inner) => Some(format!(
+            "{}.{}",
+            ident(&f.name),
+            memory_types(model, inner)?
+        )),
+        _ => None,
+    })
 }
 
 /// A length as an expression on `c`, with no unsafe block around it.

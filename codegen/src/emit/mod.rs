@@ -54,7 +54,7 @@ pub fn show(model: &Model, name: &str) -> Result<String> {
     if let Some(command) = model.commands.iter().find(|c| c.name == name) {
         if command.foreign.is_none() {
             text += &codec::command(model, command);
-            text += &decoder::default(command);
+            text += &decoder::default(model, command);
         }
     } else if let Some(structure) = model.get(name).filter(|s| s.foreign.is_none()) {
         text += &codec::structure(model, structure);

@@ -47,11 +47,7 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
     let instance = Arc::clone(e.instance(c.physicalDevice_token)?);
     let create = function!(instance.fns, vkCreateDevice);
     // SAFETY: decoding placed the struct and its chain in the arena, where nobody else knows of it.
-    let wants_hidden = unsafe {
-        let blocks = e.shows_inline_uniform_blocks();
-        physical_device::wants_hidden(&*c.pCreateInfo, e.features, blocks)
-    };
-    if wants_hidden {
+    if unsafe { e.wants_hidden(&*c.pCreateInfo) } {
         return Ok(VK_ERROR_FEATURE_NOT_PRESENT);
     }
     let have: Vec<String> = driver::device_extensions(&instance.fns, c.physicalDevice)
@@ -106,8 +102,6 @@ fn create(e: &mut Engine, c: &mut p::vkCreateDevice) -> Result<VkResult, Error> 
             .renderer
             .loader
             .device_fns(instance.handle, handle)?,
-        memory: driver::memory_properties(&instance.fns, c.physicalDevice),
-        importable: context.renderer.importable,
         queues: Mutex::new(HashMap::new()),
         images: Mutex::new(HashMap::new()),
         live: RwLock::new(true),
@@ -342,6 +336,60 @@ impl DeviceCommands for Engine {
                 c.pDescriptorCopies,
             )
         };
+        Ok(())
+    }
+
+    fn vkGetBufferMemoryRequirements2(
+        &mut self,
+        c: &mut p::vkGetBufferMemoryRequirements2,
+    ) -> Result<(), Error> {
+        plain::vkGetBufferMemoryRequirements2(self, c)?;
+        // SAFETY: decoding placed the struct.
+        if self.is_sparse(c.device_token, Kind::Buffer, unsafe { (*c.pInfo).buffer.0 }) {
+            // SAFETY: the call filled what decoding had made room for.
+            self.show_sparse(unsafe { &mut (*c.pMemoryRequirements).memoryRequirements });
+        }
+        Ok(())
+    }
+
+    fn vkGetImageMemoryRequirements2(
+        &mut self,
+        c: &mut p::vkGetImageMemoryRequirements2,
+    ) -> Result<(), Error> {
+        plain::vkGetImageMemoryRequirements2(self, c)?;
+        // SAFETY: decoding placed the struct.
+        if self.is_sparse(c.device_token, Kind::Image, unsafe { (*c.pInfo).image.0 }) {
+            // SAFETY: the call filled what decoding had made room for.
+            self.show_sparse(unsafe { &mut (*c.pMemoryRequirements).memoryRequirements });
+        }
+        Ok(())
+    }
+
+    fn vkGetDeviceBufferMemoryRequirements(
+        &mut self,
+        c: &mut p::vkGetDeviceBufferMemoryRequirements,
+    ) -> Result<(), Error> {
+        plain::vkGetDeviceBufferMemoryRequirements(self, c)?;
+        // SAFETY: decoding placed the structs.
+        let flags = unsafe { (*(*c.pInfo).pCreateInfo).flags };
+        if flags & VK_BUFFER_CREATE_SPARSE_BINDING_BIT != 0 {
+            // SAFETY: the call filled what decoding had made room for.
+            self.show_sparse(unsafe { &mut (*c.pMemoryRequirements).memoryRequirements });
+        }
+        Ok(())
+    }
+
+    fn vkGetDeviceImageMemoryRequirements(
+        &mut self,
+        c: &mut p::vkGetDeviceImageMemoryRequirements,
+    ) -> Result<(), Error> {
+        plain::vkGetDeviceImageMemoryRequirements(self, c)?;
+        // SAFETY: decoding placed the structs.
+        let flags = unsafe { (*(*c.pInfo).pCreateInfo).flags };
+        if flags & VK_IMAGE_CREATE_SPARSE_BINDING_BIT != 0 {
+            // SAFETY: the call filled what decoding had made room for.
+            self.show_sparse(unsafe { &mut (*c.pMemoryRequirements).memoryRequirements });
+        }
         Ok(())
     }
 

@@ -1,15 +1,87 @@
-//! Memory: what a guest can map is a memfd of ours that the driver imports by address.
+//! Memory: what a guest can map is a memfd of ours that the driver imports by address; the rest is the driver's own.
 
+use std::collections::HashSet;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::context::{Device, Memory};
+use crate::memory_types::MemoryType;
 use crate::renderer::SharedMemory;
+use crate::stream::slice;
 
 impl Engine {
-    /// Charges the context for mappable memory; false when that is over its limit.
+    /// Memory can be bound to this buffer or image piece by piece.
+    pub(super) fn note_sparse(&self, device: u64, kind: Kind, token: u64) {
+        if let Some(handle) = self.context.objects.get(token) {
+            self.context.sparse.lock().insert((device, kind, handle));
+        }
+    }
+
+    /// It is about to be destroyed.
+    pub(super) fn forget_sparse(&self, device: u64, kind: Kind, handle: u64) {
+        self.context.sparse.lock().remove(&(device, kind, handle));
+    }
+
+    /// Whether it was noted.
+    pub(super) fn is_sparse(&self, device: u64, kind: Kind, handle: u64) -> bool {
+        self.context.sparse.lock().contains(&(device, kind, handle))
+    }
+
+    /// What a sparse buffer or image needs, of which guests were told as of any other.
+    pub(super) fn show_sparse(&self, needs: &mut VkMemoryRequirements) {
+        needs.memoryTypeBits = self.context.memory_types.sparse_bits(needs.memoryTypeBits);
+    }
+
+    /// Ends the context if it binds memory sparsely that its driver would not find.
+    ///
+    /// # Safety
+    /// The structs were decoded.
+    pub(super) unsafe fn check_sparse(
+        &self,
+        infos: *const VkBindSparseInfo,
+        n: u32,
+    ) -> Result<(), Error> {
+        if !self.context.memory_types.has_twins() {
+            return Ok(());
+        }
+        let memories = self.context.memories.lock();
+        let imported: HashSet<u64> = memories
+            .values()
+            .filter(|m| m.shared.is_some())
+            .map(|m| m.handle.0)
+            .collect();
+        let check = |memory: VkDeviceMemory| match imported.contains(&memory.0) {
+            true => Err(Error::Nonsense(
+                "memory bound to a sparse resource that is not of a type for it",
+            )),
+            false => Ok(()),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            for info in slice(infos, n as usize) {
+                for buffer in slice(info.pBufferBinds, info.bufferBindCount as usize) {
+                    for bind in slice(buffer.pBinds, buffer.bindCount as usize) {
+                        check(bind.memory)?;
+                    }
+                }
+                for image in slice(info.pImageOpaqueBinds, info.imageOpaqueBindCount as usize) {
+                    for bind in slice(image.pBinds, image.bindCount as usize) {
+                        check(bind.memory)?;
+                    }
+                }
+                for image in slice(info.pImageBinds, info.imageBindCount as usize) {
+                    for bind in slice(image.pBinds, image.bindCount as usize) {
+                        check(bind.memory)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges the context for memory; false when that is over its limit.
     fn charge(&self, size: u64) -> bool {
         let used = &self.context.memory_used;
         let before = used.fetch_add(size, Ordering::Relaxed);
@@ -20,29 +92,49 @@ impl Engine {
         true
     }
 
-    /// Imports `shared` as the allocation that `c` asks for.
-    fn import(
+    /// Allocates what `c` asks for, by importing `shared` if there is any. It was charged for already.
+    fn allocate(
         &mut self,
         device: &Device,
         c: &p::vkAllocateMemory,
         info: &mut VkMemoryAllocateInfo,
-        shared: SharedMemory,
+        shared: Option<SharedMemory>,
         blob_id: Option<u64>,
         charged: u64,
     ) -> Result<VkResult, Error> {
         let allocate = function!(device.fns, vkAllocateMemory);
-        let import = VkImportMemoryHostPointerInfoEXT {
+        // SAFETY: the chain was decoded for this command alone.
+        unsafe {
+            // What guests share are resources of the device's, and never files of the driver's.
+            chain::remove(
+                &mut info.pNext,
+                &[VK_STRUCTURE_TYPE_EXPORT_MEMORY_ALLOCATE_INFO],
+            );
+        }
+        let mut import = VkImportMemoryHostPointerInfoEXT {
             sType: VK_STRUCTURE_TYPE_IMPORT_MEMORY_HOST_POINTER_INFO_EXT,
-            pNext: info.pNext,
+            pNext: ptr::null(),
             handleType: VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT,
-            pHostPointer: shared.map.as_mut_ptr().cast(),
+            pHostPointer: ptr::null_mut(),
         };
-        info.pNext = (&raw const import).cast();
-        info.allocationSize = shared.size;
+        if let Some(shared) = &shared {
+            // SAFETY: as above.
+            unsafe {
+                chain::remove(
+                    &mut info.pNext,
+                    &[VK_STRUCTURE_TYPE_MEMORY_DEDICATED_ALLOCATE_INFO],
+                );
+            }
+            import.pNext = info.pNext;
+            import.pHostPointer = shared.map.as_mut_ptr().cast();
+            info.pNext = (&raw const import).cast();
+            info.allocationSize = shared.size;
+        }
         let mut memory = VkDeviceMemory(0);
-        // SAFETY: the mapping outlives the memory: both end in `forget_memory`, the memory first.
+        // SAFETY: a mapping outlives the memory: both end in `forget_memory`, the memory first.
         let ret = unsafe { allocate(c.device, &raw const *info, ptr::null(), &raw mut memory) };
-        if ret != VK_SUCCESS {
+        // Nothing is what some drivers allocate if asked for nothing.
+        if ret != VK_SUCCESS || memory.0 == 0 {
             self.context
                 .memory_used
                 .fetch_sub(charged, Ordering::Relaxed);
@@ -58,6 +150,7 @@ impl Engine {
         self.context.memories.lock().insert(
             token,
             Memory {
+                handle: memory,
                 shared,
                 blob_id,
                 charged,
@@ -110,50 +203,36 @@ impl DeviceMemoryCommands for Engine {
             );
             (info, blob, resource)
         };
-        let Some(memory_type) = device
-            .memory
-            .memoryTypes
-            .get(info.memoryTypeIndex as usize)
-            .filter(|_| info.memoryTypeIndex < device.memory.memoryTypeCount)
+        let Some(MemoryType {
+            real,
+            imported,
+            most,
+            ..
+        }) = self.context.memory_types.get(info.memoryTypeIndex)
         else {
             return Err(Error::Nonsense(
                 "a memory type that the device does not have",
             ));
         };
-        let importable = device.importable & (1 << info.memoryTypeIndex) != 0;
+        info.memoryTypeIndex = real;
         if let Some(resource) = resource {
-            return self.import_resource(&device, c, &mut info, resource);
+            return self.import_resource(&device, c, &mut info, resource, imported);
         }
-        let mappable = memory_type.propertyFlags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT != 0;
-        if !mappable || !importable {
-            // SAFETY: the arena's struct is this command's own.
-            unsafe { *c.pAllocateInfo.cast_mut() = info };
-            let f = function!(device.fns, vkAllocateMemory);
-            // SAFETY: decoded arguments.
-            let ret = unsafe { f(c.device, c.pAllocateInfo, ptr::null(), c.pMemory) };
-            self.adopt(
-                Kind::DeviceMemory,
-                c.device_token,
-                c.pMemory.cast(),
-                1,
-                true,
-            )?;
-            return Ok(ret);
+        // Some drivers promise more than there is.
+        if info.allocationSize > most {
+            return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
+        }
+        if !imported {
+            let size = info.allocationSize;
+            if !self.charge(size) {
+                return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
+            }
+            return self.allocate(&device, c, &mut info, None, None, size);
         }
         let alignment = self.context.renderer.import_alignment;
         let Some(size) = info.allocationSize.checked_next_multiple_of(alignment) else {
             return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
         };
-        // SAFETY: as above.
-        unsafe {
-            chain::remove(
-                &mut info.pNext,
-                &[
-                    VK_STRUCTURE_TYPE_EXPORT_MEMORY_ALLOCATE_INFO,
-                    VK_STRUCTURE_TYPE_MEMORY_DEDICATED_ALLOCATE_INFO,
-                ],
-            );
-        }
         if size == 0 || !self.charge(size) {
             return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
         }
@@ -161,7 +240,7 @@ impl DeviceMemoryCommands for Engine {
             self.context.memory_used.fetch_sub(size, Ordering::Relaxed);
             return Ok(VK_ERROR_OUT_OF_HOST_MEMORY);
         };
-        self.import(&device, c, &mut info, shared, blob_id, size)
+        self.allocate(&device, c, &mut info, Some(shared), blob_id, size)
     }
 
     fn vkFreeMemory(&mut self, c: &mut p::vkFreeMemory) -> Result<(), Error> {
@@ -181,7 +260,8 @@ impl DeviceMemoryCommands for Engine {
         c: &mut p::vkGetMemoryHostAddressInfoGOOGLE,
     ) -> Result<VkResult, Error> {
         let memories = self.context.memories.lock();
-        let Some(memory) = memories.get(&c.memory_token) else {
+        let memory = memories.get(&c.memory_token);
+        let Some(memory) = memory.and_then(|m| m.shared.as_ref()) else {
             return Ok(VK_ERROR_MEMORY_MAP_FAILED);
         };
         let id = self.context.publish(None, memory)?;
@@ -191,7 +271,7 @@ impl DeviceMemoryCommands for Engine {
                 *address = 0;
             }
             if let Some(size) = c.pSize.as_mut() {
-                *size = memory.shared.size;
+                *size = memory.size;
             }
             if let Some(to) = c.pHostmemId.as_mut() {
                 *to = id;
@@ -204,7 +284,7 @@ impl DeviceMemoryCommands for Engine {
         let memories = self.context.memories.lock();
         let Some((memory, id)) = memories
             .get(&c.memory_token)
-            .and_then(|m| Some((m, m.blob_id?)))
+            .and_then(|m| Some((m.shared.as_ref()?, m.blob_id?)))
         else {
             return Ok(VK_ERROR_MEMORY_MAP_FAILED);
         };
@@ -221,6 +301,7 @@ impl Engine {
         c: &p::vkAllocateMemory,
         info: &mut VkMemoryAllocateInfo,
         id: u32,
+        importable: bool,
     ) -> Result<VkResult, Error> {
         let found = {
             let resources = self.context.resources.lock();
@@ -241,18 +322,11 @@ impl Engine {
             );
             return Ok(VK_ERROR_OUT_OF_DEVICE_MEMORY);
         }
-        if device.importable & (1 << info.memoryTypeIndex) == 0 {
-            info.memoryTypeIndex = device.importable.trailing_zeros();
-        }
-        // SAFETY: the chain was decoded for this command alone.
-        unsafe {
-            chain::remove(
-                &mut info.pNext,
-                &[
-                    VK_STRUCTURE_TYPE_EXPORT_MEMORY_ALLOCATE_INFO,
-                    VK_STRUCTURE_TYPE_MEMORY_DEDICATED_ALLOCATE_INFO,
-                ],
-            );
+        if !importable {
+            let Some(importable) = self.context.memory_types.importable() else {
+                return Ok(VK_ERROR_INVALID_EXTERNAL_HANDLE);
+            };
+            info.memoryTypeIndex = importable;
         }
         // Somebody has paid for the pages, but each import costs a mapping and objects of the driver's.
         if !self.charge(size) {
@@ -262,6 +336,6 @@ impl Engine {
             self.context.memory_used.fetch_sub(size, Ordering::Relaxed);
             return Ok(VK_ERROR_OUT_OF_HOST_MEMORY);
         };
-        self.import(device, c, info, shared, None, size)
+        self.allocate(device, c, info, Some(shared), None, size)
     }
 }

@@ -1,4 +1,5 @@
-//! Images, and the copies that the host makes between them and the guest's memory.
+//! Images, of which sparse ones have other memory than the rest, and the copies that the host makes
+//! between them and the guest's memory.
 //!
 //! The driver is given a pointer and finds out by itself how many bytes lie there. So each region is
 //! checked against the image: the guest must have sent exactly the bytes that it has.
@@ -189,12 +190,20 @@ fn swizzled(device: &Device, copy: &Copy) -> Result<u64, Error> {
         .ok_or(Error::Nonsense("a copy that is too large"))
 }
 
+const SPARSE: VkImageCreateFlags = VK_IMAGE_CREATE_SPARSE_BINDING_BIT;
+
 impl ImageCommands for Engine {
     fn vkCreateImage(&mut self, c: &mut p::vkCreateImage) -> Result<VkResult, Error> {
         let ret = plain::vkCreateImage(self, c)?;
-        if ret == VK_SUCCESS {
-            // SAFETY: a decoded request, which was run.
-            unsafe { self.note_image(c.device_token, c.pCreateInfo, c.pImage)? };
+        if ret != VK_SUCCESS {
+            return Ok(ret);
+        }
+        // SAFETY: a decoded request, which was run.
+        unsafe { self.note_image(c.device_token, c.pCreateInfo, c.pImage)? };
+        // SAFETY: decoding placed the struct, and room for a handle, where its token is now.
+        if unsafe { (*c.pCreateInfo).flags } & SPARSE != 0 {
+            // SAFETY: as above.
+            self.note_sparse(c.device_token, Kind::Image, unsafe { (*c.pImage).0 });
         }
         Ok(ret)
     }
@@ -202,7 +211,20 @@ impl ImageCommands for Engine {
     fn vkDestroyImage(&mut self, c: &mut p::vkDestroyImage) -> Result<(), Error> {
         let device = self.device(c.device_token)?;
         device.images.lock().remove(&c.image_token);
+        self.forget_sparse(c.device_token, Kind::Image, c.image.0);
         plain::vkDestroyImage(self, c)
+    }
+
+    fn vkGetImageMemoryRequirements(
+        &mut self,
+        c: &mut p::vkGetImageMemoryRequirements,
+    ) -> Result<(), Error> {
+        plain::vkGetImageMemoryRequirements(self, c)?;
+        if self.is_sparse(c.device_token, Kind::Image, c.image.0) {
+            // SAFETY: the call filled what decoding had made room for.
+            self.show_sparse(unsafe { &mut *c.pMemoryRequirements });
+        }
+        Ok(())
     }
 
     fn vkCreateImageWithRequirementsGOOGLE(
@@ -221,9 +243,23 @@ impl ImageCommands for Engine {
             ret
         };
         self.adopt(Kind::Image, c.device_token, c.pImage.cast(), 1, true)?;
-        if ret == VK_SUCCESS {
-            // SAFETY: a decoded request, which was run.
-            unsafe { self.note_image(c.device_token, c.pCreateInfo, c.pImage)? };
+        if ret != VK_SUCCESS {
+            return Ok(ret);
+        }
+        // SAFETY: a decoded request, which was run.
+        unsafe { self.note_image(c.device_token, c.pCreateInfo, c.pImage)? };
+        // SAFETY: as above; where the handle was is its token now.
+        let (flags, token, needs) = unsafe {
+            (
+                (*c.pCreateInfo).flags,
+                (*c.pImage).0,
+                &mut *c.pMemoryRequirements,
+            )
+        };
+        self.show_memory_types(&mut needs.memoryTypeBits);
+        if flags & SPARSE != 0 {
+            self.note_sparse(c.device_token, Kind::Image, token);
+            self.show_sparse(needs);
         }
         Ok(ret)
     }

@@ -11,7 +11,7 @@ use asgard_protocol::types::*;
 use asgard_protocol::{Arena, Reader};
 
 use crate::Error;
-use crate::stream::{Engine, Host, count, count_in, run, run_on_command_buffer, stage};
+use crate::stream::{Engine, Host, count, count_in, run, run_on_command_buffer, slice_mut, stage};
 
 mod acceleration_structure;
 mod buffer;

@@ -32,7 +32,7 @@ impl Engine {
         }
     }
 
-    /// Guests map memory that is ours; a type that cannot be is no longer shown as mappable.
+    /// Shows guests the memory types that they know, and heaps of the size that they may know.
     fn show_memory(&self, properties: &mut VkPhysicalDeviceMemoryProperties) {
         if self.context.limits.as_upstream {
             let count = properties.memoryHeapCount as usize;
@@ -40,25 +40,31 @@ impl Engine {
                 heap.size = heap.size.min(UPSTREAM_HEAP);
             }
         }
-        let importable = self.context.renderer.importable;
-        let types = properties
-            .memoryTypes
-            .iter_mut()
-            .take(properties.memoryTypeCount as usize);
-        for (i, memory_type) in types.enumerate() {
-            if importable & (1 << i) == 0 {
-                memory_type.propertyFlags &= !(VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
-                    | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
-                    | VK_MEMORY_PROPERTY_HOST_CACHED_BIT);
-            }
-        }
+        self.context.memory_types.show(properties);
     }
-}
 
-impl Engine {
     /// Mesa's guest driver ends the program at the first write to one when it batches descriptor sets.
     pub(super) fn shows_inline_uniform_blocks(&self) -> bool {
         self.context.limits.inline_uniform_blocks || self.features.has(Features::INLINE_UNIFORMS)
+    }
+
+    /// Images of this tiling may be sparse. Linear ones need memory that can be mapped, whatever else they are.
+    fn shows_sparse(&self, tiling: VkImageTiling) -> bool {
+        let types = &self.context.memory_types;
+        types.can_be_sparse() && !(types.has_twins() && tiling == VK_IMAGE_TILING_LINEAR)
+    }
+
+    /// A device that is to be created asks for features that guests do not get.
+    ///
+    /// # Safety
+    /// As [`wants_hidden`].
+    pub(super) unsafe fn wants_hidden(&self, info: &VkDeviceCreateInfo) -> bool {
+        let shown = (
+            self.context.memory_types.can_be_sparse(),
+            self.shows_inline_uniform_blocks(),
+        );
+        // SAFETY: the caller's promise.
+        unsafe { wants_hidden(info, self.features, shown.0, shown.1) }
     }
 }
 
@@ -75,11 +81,8 @@ pub(super) const UPSTREAM_VERSION: u32 = 1 << 22 | 3 << 12;
 /// The largest heap that upstream's host shows, in bytes.
 const UPSTREAM_HEAP: u64 = 2 << 30;
 
-/// Features that guests do not get, wherever they are stated, each for a reason given in the policy for
-/// the extension that it belongs to, or here.
-fn hidden(core: &mut VkPhysicalDeviceFeatures) -> [&mut VkBool32; 9] {
-    // Sparse binding maps the file behind a memory object; what a guest can map is imported memory,
-    // which has none that the driver knows of.
+/// Features that guests do not get where no memory could be bound to sparse resources.
+fn sparse(core: &mut VkPhysicalDeviceFeatures) -> [&mut VkBool32; 9] {
     [
         &mut core.sparseBinding,
         &mut core.sparseResidencyBuffer,
@@ -94,18 +97,20 @@ fn hidden(core: &mut VkPhysicalDeviceFeatures) -> [&mut VkBool32; 9] {
 }
 
 /// Clears them; true if any was set.
-fn hide_features(core: &mut VkPhysicalDeviceFeatures) -> bool {
+fn hide_sparse(core: &mut VkPhysicalDeviceFeatures) -> bool {
     let set = |feature| std::mem::take(feature) != 0;
-    hidden(core).map(set).contains(&true)
+    sparse(core).map(set).contains(&true)
 }
 
-/// A device that is to be created asks for features that guests do not get.
+/// A device that is to be created asks for features that guests do not get; sparse ones and inline uniform
+/// blocks are shown or not.
 ///
 /// # Safety
 /// The struct and its chain were decoded, and nobody else looks at the chain.
-pub(super) unsafe fn wants_hidden(
+unsafe fn wants_hidden(
     info: &VkDeviceCreateInfo,
     features: Features,
+    shows_sparse: bool,
     inline_uniform_blocks: bool,
 ) -> bool {
     // SAFETY: the caller's promise.
@@ -118,12 +123,12 @@ pub(super) unsafe fn wants_hidden(
             .into_iter()
             .collect();
         core.extend(chain::find_mut::<VkPhysicalDeviceFeatures2>(next).map(|f| f.features));
-        core.iter_mut().any(hide_features)
+        !shows_sparse && core.iter_mut().any(hide_sparse)
             || hide_chained_features(next, features, inline_uniform_blocks)
     }
 }
 
-/// An empty list, of what belongs to a hidden feature.
+/// An empty list, of what belongs to a feature that is not shown.
 ///
 /// # Safety
 /// The count was decoded.
@@ -189,9 +194,9 @@ impl PhysicalDeviceCommands for Engine {
         c: &mut p::vkGetPhysicalDeviceFeatures,
     ) -> Result<(), Error> {
         plain::vkGetPhysicalDeviceFeatures(self, c)?;
-        // SAFETY: the call filled what decoding had made room for.
-        unsafe {
-            hide_features(&mut *c.pFeatures);
+        if !self.context.memory_types.can_be_sparse() {
+            // SAFETY: the call filled what decoding had made room for.
+            hide_sparse(unsafe { &mut *c.pFeatures });
         }
         Ok(())
     }
@@ -203,7 +208,9 @@ impl PhysicalDeviceCommands for Engine {
         plain::vkGetPhysicalDeviceFeatures2(self, c)?;
         // SAFETY: the call filled what decoding had made room for.
         unsafe {
-            hide_features(&mut (*c.pFeatures).features);
+            if !self.context.memory_types.can_be_sparse() {
+                hide_sparse(&mut (*c.pFeatures).features);
+            }
             hide_chained_features(
                 (*c.pFeatures).pNext,
                 self.features,
@@ -213,11 +220,37 @@ impl PhysicalDeviceCommands for Engine {
         Ok(())
     }
 
+    fn vkGetPhysicalDeviceImageFormatProperties(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceImageFormatProperties,
+    ) -> Result<VkResult, Error> {
+        if c.flags & VK_IMAGE_CREATE_SPARSE_BINDING_BIT != 0 && !self.shows_sparse(c.tiling) {
+            return Ok(VK_ERROR_FORMAT_NOT_SUPPORTED);
+        }
+        plain::vkGetPhysicalDeviceImageFormatProperties(self, c)
+    }
+
+    fn vkGetPhysicalDeviceImageFormatProperties2(
+        &mut self,
+        c: &mut p::vkGetPhysicalDeviceImageFormatProperties2,
+    ) -> Result<VkResult, Error> {
+        // SAFETY: decoding placed the struct.
+        let (flags, tiling) =
+            unsafe { ((*c.pImageFormatInfo).flags, (*c.pImageFormatInfo).tiling) };
+        if flags & VK_IMAGE_CREATE_SPARSE_BINDING_BIT != 0 && !self.shows_sparse(tiling) {
+            return Ok(VK_ERROR_FORMAT_NOT_SUPPORTED);
+        }
+        plain::vkGetPhysicalDeviceImageFormatProperties2(self, c)
+    }
+
     fn vkGetPhysicalDeviceQueueFamilyProperties(
         &mut self,
         c: &mut p::vkGetPhysicalDeviceQueueFamilyProperties,
     ) -> Result<(), Error> {
         plain::vkGetPhysicalDeviceQueueFamilyProperties(self, c)?;
+        if self.context.memory_types.can_be_sparse() {
+            return Ok(());
+        }
         // SAFETY: the call filled what decoding had made room for.
         unsafe {
             let n = count(c.pQueueFamilyPropertyCount);
@@ -233,6 +266,9 @@ impl PhysicalDeviceCommands for Engine {
         c: &mut p::vkGetPhysicalDeviceQueueFamilyProperties2,
     ) -> Result<(), Error> {
         plain::vkGetPhysicalDeviceQueueFamilyProperties2(self, c)?;
+        if self.context.memory_types.can_be_sparse() {
+            return Ok(());
+        }
         // SAFETY: the call filled what decoding had made room for.
         unsafe {
             let n = count(c.pQueueFamilyPropertyCount);
@@ -247,6 +283,9 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceSparseImageFormatProperties,
     ) -> Result<(), Error> {
+        if self.shows_sparse(c.tiling) {
+            return plain::vkGetPhysicalDeviceSparseImageFormatProperties(self, c);
+        }
         // SAFETY: decoding placed the count.
         unsafe { none(c.pPropertyCount) }
     }
@@ -255,6 +294,10 @@ impl PhysicalDeviceCommands for Engine {
         &mut self,
         c: &mut p::vkGetPhysicalDeviceSparseImageFormatProperties2,
     ) -> Result<(), Error> {
+        // SAFETY: decoding placed the struct.
+        if self.shows_sparse(unsafe { (*c.pFormatInfo).tiling }) {
+            return plain::vkGetPhysicalDeviceSparseImageFormatProperties2(self, c);
+        }
         // SAFETY: decoding placed the count.
         unsafe { none(c.pPropertyCount) }
     }
@@ -353,15 +396,18 @@ mod tests {
 
     #[test]
     fn a_device_is_not_created_with_features_that_are_hidden() {
-        let wants = |core: Option<&VkPhysicalDeviceFeatures>, next: *const std::ffi::c_void| {
+        let with = |shows_sparse,
+                    core: Option<&VkPhysicalDeviceFeatures>,
+                    next: *const std::ffi::c_void| {
             let info = VkDeviceCreateInfo {
                 pNext: next,
                 pEnabledFeatures: core.map_or(std::ptr::null(), std::ptr::from_ref),
                 ..zeroed()
             };
             // SAFETY: the pointers are null or point to structs of the test's own.
-            unsafe { wants_hidden(&info, Features::NONE, false) }
+            unsafe { wants_hidden(&info, Features::NONE, shows_sparse, false) }
         };
+        let wants = |core: Option<&_>, next| with(false, core, next);
         let core = |sparse| VkPhysicalDeviceFeatures {
             geometryShader: 1,
             sparseResidencyBuffer: sparse,
@@ -370,6 +416,7 @@ mod tests {
         assert!(!wants(None, std::ptr::null()));
         assert!(!wants(Some(&core(0)), std::ptr::null()));
         assert!(wants(Some(&core(1)), std::ptr::null()));
+        assert!(!with(true, Some(&core(1)), std::ptr::null()));
         for (sparse, uniforms) in [(0, 0), (1, 0), (0, 1)] {
             let mut newer = VkPhysicalDeviceVulkan13Features {
                 sType: VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,

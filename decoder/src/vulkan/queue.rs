@@ -143,12 +143,22 @@ impl QueueCommands for Engine {
     }
 
     fn vkQueueBindSparse(&mut self, c: &mut p::vkQueueBindSparse) -> Result<VkResult, Error> {
+        // SAFETY: decoded structs.
+        let infos = unsafe {
+            self.check_sparse(c.pBindInfo, c.bindInfoCount)?;
+            slice(c.pBindInfo, c.bindInfoCount as usize)
+        };
+        let signals = infos.iter().flat_map(|info| {
+            // SAFETY: as above.
+            let all = unsafe { slice(info.pSignalSemaphores, info.signalSemaphoreCount as usize) };
+            all.iter().copied()
+        });
         let call = |fns: &DeviceFns| {
             let f = function!(fns, vkQueueBindSparse);
             // SAFETY: decoded arguments, and the queue is locked.
             Ok(unsafe { f(c.queue, c.bindInfoCount, c.pBindInfo, c.fence) })
         };
-        self.submit(c.queue_token, c.fence_token, call, std::iter::empty())
+        self.submit(c.queue_token, c.fence_token, call, signals)
     }
 
     fn vkQueueBindSparseAsyncGOOGLE(

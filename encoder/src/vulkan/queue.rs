@@ -321,23 +321,61 @@ impl QueueCommands for Driver {
     }
 
     fn vkQueueBindSparse(&self, c: &mut p::vkQueueBindSparse) -> VkResult {
-        let (queue, fence) = (c.queue, c.fence);
-        let ret = fence::prepare(of(&queue).device, fence);
+        // SAFETY: the application passes a live queue, and as many structs and handles as it says.
+        let (device, binds) = unsafe { (of(&c.queue).device, slice(c.pBindInfo, c.bindInfoCount)) };
+        let (mut changed, mut kept) = (Vec::new(), Vec::new());
+        let shared = semaphore::any(device);
+        for (i, bind) in binds.iter().enumerate().filter(|_| shared) {
+            // SAFETY: as above.
+            let (wait, signal) = unsafe {
+                (
+                    slice(bind.pWaitSemaphores, bind.waitSemaphoreCount),
+                    slice(bind.pSignalSemaphores, bind.signalSemaphoreCount),
+                )
+            };
+            for semaphore in signal {
+                let ret = semaphore::signalled(device, c.queue, *semaphore);
+                if ret != VK_SUCCESS {
+                    return ret;
+                }
+            }
+            match waits(device, c.queue, wait, |wait| wait) {
+                Ok(None) => {}
+                Ok(Some(wait)) => {
+                    if changed.is_empty() {
+                        changed = binds.to_vec();
+                    }
+                    changed[i].pWaitSemaphores = wait.as_ptr();
+                    kept.push(wait);
+                }
+                Err(error) => return error,
+            }
+        }
+        let ret = fence::prepare(device, c.fence);
         if ret != VK_SUCCESS {
             return ret;
         }
-        // SAFETY: the application passes as many structs as it says.
-        let binds = unsafe { slice(c.pBindInfo, c.bindInfoCount) };
+        let mut sent = p::vkQueueBindSparseAsyncGOOGLE {
+            queue: c.queue,
+            bindInfoCount: c.bindInfoCount,
+            pBindInfo: if changed.is_empty() {
+                c.pBindInfo
+            } else {
+                changed.as_ptr()
+            },
+            fence: c.fence,
+            ..zeroed()
+        };
         let signals = |semaphores: &_, place| {
             for bind in binds {
-                // SAFETY: as above, and as many semaphores, and a chain.
+                // SAFETY: as above, and a chain.
                 unsafe {
                     let signals = slice(bind.pSignalSemaphores, bind.signalSemaphoreCount);
                     note(semaphores, signals, bind.pNext, place);
                 }
             }
         };
-        send(queue, fence, signals, |c| self.call(c), c)
+        send(c.queue, c.fence, signals, |c| self.send(c), &mut sent)
     }
 
     fn vkQueueWaitIdle(&self, c: &mut p::vkQueueWaitIdle) -> VkResult {

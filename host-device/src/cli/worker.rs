@@ -39,9 +39,10 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let config = args.device.config();
     Report::Ready {
         device: renderer.describe().device,
-        color_buffer_memory_index: renderer.color_buffer_memory_index(),
+        color_buffer_memory_index: renderer.color_buffer_memory_index(config.as_upstream),
     }
     .send(&control)?;
 
@@ -49,7 +50,6 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let connection = Socket::from(connection);
-    let config = args.device.config();
     let outcome = match order {
         Order::Process => kumquat::serve(connection, Device::new(renderer, config)),
         Order::Context => linked::serve(connection, renderer, config),

@@ -36,7 +36,7 @@ impl Renderer for Null {
             ..Description::default()
         }
     }
-    fn color_buffer_memory_index(&self) -> u32 {
+    fn color_buffer_memory_index(&self, _as_upstream: bool) -> u32 {
         u32::MAX
     }
     fn create_context(&self, _name: &str, _limits: Limits) -> Arc<dyn Context> {

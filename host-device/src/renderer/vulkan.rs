@@ -44,8 +44,8 @@ impl Renderer for Vulkan {
                 .collect(),
         }
     }
-    fn color_buffer_memory_index(&self) -> u32 {
-        self.renderer.color_buffer_memory_index()
+    fn color_buffer_memory_index(&self, as_upstream: bool) -> u32 {
+        self.renderer.color_buffer_memory_index(as_upstream)
     }
     fn create_context(&self, name: &str, limits: Limits) -> Arc<dyn Context> {
         let context = decoder::Context::new(Arc::clone(&self.renderer), name, limits);
