@@ -12,6 +12,7 @@ use std::ffi::CStr;
 
 mod driver;
 mod object;
+mod pages;
 mod process;
 mod stream;
 mod virtgpu;

@@ -91,7 +91,7 @@ static CURRENT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
 
 unsafe extern "C" {
     /// POSIX.
-    safe fn pthread_atfork(
+    pub(crate) safe fn pthread_atfork(
         prepare: Option<extern "C" fn()>,
         parent: Option<extern "C" fn()>,
         child: Option<extern "C" fn()>,

@@ -32,6 +32,7 @@ pub const HIDDEN: &[(&str, Features, &str)] = &[
     ("compacted sizes", Features::NONE, NO_RAYS),
     ("refitted", Features::NONE, NO_RAYS),
     ("ray pipeline", Features::NONE, NO_RAYS),
+    ("host pointer", Features::NONE, NO_POINTERS),
 ];
 
 /// The same, but only on a host that shows no more than upstream's.
@@ -43,6 +44,7 @@ const NO_PUSH: &str =
 const NO_MULTI_DRAW: &str =
     "neither Mesa's guest driver nor upstream's host knows VK_EXT_multi_draw";
 const NO_RAYS: &str = "neither Mesa's guest driver nor upstream's host knows ray tracing";
+const NO_POINTERS: &str = "the host cannot import memory of another process; of guest drivers, ours alone puts its own there";
 const NO_SPARSE: &str = "upstream's host shows no memory that could be bound sparsely";
 
 /// How two reports of one workload relate, part by part.

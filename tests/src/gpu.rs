@@ -59,6 +59,7 @@ const WANTED: &[&CStr] = &[
     ash::khr::external_fence_fd::NAME,
     ash::khr::external_semaphore_fd::NAME,
     ash::khr::external_memory_fd::NAME,
+    ash::ext::external_memory_host::NAME,
     ash::ext::multi_draw::NAME,
     ash::ext::host_image_copy::NAME,
 ];

@@ -105,11 +105,6 @@ const OWN_DIFFERS: Differs = &[
     ("subminor", "as above"),
     ("patch", "as above"),
     (
-        "VK_EXT_external_memory_host",
-        "it names addresses of the process that calls the host's driver, which is the renderer",
-    ),
-    ("VkPhysicalDeviceExternalMemoryHost", "as above"),
-    (
         "VK_KHR_acceleration_structure",
         "pointers to pointers have no encoding yet",
     ),
@@ -219,11 +214,9 @@ fn opengl_on_our_own_driver_shows_what_it_shows_natively() {
         let line = line.to_lowercase();
         line.contains("memory") || line.contains("display")
     };
-    // Imported memory: hidden by the host.
-    let hidden = |line: &&String| line.contains("pinned_memory");
     let missing: Vec<_> = native
         .difference(&through)
-        .filter(|line| !changes(line) && !hidden(line))
+        .filter(|line| !changes(line))
         .collect();
     // Sync files: the renderer makes them of fences of its own.
     let more = |line: &&String| line.starts_with("GL_EXT_semaphore");

@@ -361,6 +361,13 @@ impl DeviceCommands for Driver {
         device_memory::fd_properties(c)
     }
 
+    fn vkGetMemoryHostPointerPropertiesEXT(
+        &self,
+        c: &mut p::vkGetMemoryHostPointerPropertiesEXT,
+    ) -> VkResult {
+        device_memory::pointer_properties(c)
+    }
+
     fn vkFlushMappedMemoryRanges(&self, _: &mut p::vkFlushMappedMemoryRanges) -> VkResult {
         // Mapped memory is the host's own.
         VK_SUCCESS

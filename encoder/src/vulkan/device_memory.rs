@@ -7,6 +7,7 @@ use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::pages::Pages;
 use crate::process::Process;
 use crate::virtgpu::Blob;
 use crate::vulkan::device::device;
@@ -25,12 +26,34 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 struct State {
     // Dropped in this order: the mapping, then the resource.
-    map: Option<MmapRaw>,
+    map: Option<Mapped>,
     blob: Option<Blob>,
 }
 
-/// The host's pages.
-const PAGE: u64 = 4096;
+/// Where memory is mapped.
+#[derive(Debug)]
+enum Mapped {
+    /// At an address of the kernel's choice.
+    Anywhere(MmapRaw),
+    /// Where the application had pages of its own.
+    There(Pages),
+}
+
+impl Mapped {
+    fn as_mut_ptr(&self) -> *mut u8 {
+        match self {
+            Self::Anywhere(map) => map.as_mut_ptr(),
+            Self::There(pages) => pages.as_mut_ptr(),
+        }
+    }
+}
+
+/// The host's pages, and what imported memory of the application's is aligned to.
+pub(super) const PAGE: u64 = 4096;
+
+/// Memory of the application's, by its address.
+pub(super) const POINTER: VkExternalMemoryHandleTypeFlags =
+    VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT;
 
 /// The types of file by which memory can be exported and imported.
 pub(super) fn shared_types() -> VkExternalMemoryHandleTypeFlags {
@@ -78,6 +101,41 @@ impl Memory {
         }
         state.blob.as_mut().ok_or(VK_ERROR_OUT_OF_DEVICE_MEMORY)
     }
+
+    /// Maps it where the kernel likes; its resource is needed no more for that.
+    fn map(
+        &self,
+        state: &mut State,
+        device: VkDevice,
+        memory: VkDeviceMemory,
+    ) -> Result<MmapRaw, VkResult> {
+        let blob = match self.resource(state, device, memory) {
+            Ok(blob) => blob,
+            Err(VK_ERROR_DEVICE_LOST) => return Err(VK_ERROR_DEVICE_LOST),
+            Err(_) => return Err(VK_ERROR_MEMORY_MAP_FAILED),
+        };
+        let map = blob.map().map_err(|error| {
+            let size = self.size;
+            eprintln!("asgard: {size} bytes of memory cannot be mapped: {error}");
+            VK_ERROR_MEMORY_MAP_FAILED
+        })?;
+        if !self.shared {
+            blob.close_file();
+        }
+        Ok(map)
+    }
+
+    /// Maps it where the application has pages of its own, whose contents it takes over.
+    fn take(&self, device: VkDevice, memory: VkDeviceMemory, start: usize) -> Result<(), VkResult> {
+        let mut state = self.state.lock();
+        let map = self.map(&mut state, device, memory)?;
+        let pages = Pages::take(start, map).map_err(|error| {
+            eprintln!("asgard: memory at {start:#x} is not imported: {error}");
+            VK_ERROR_INVALID_EXTERNAL_HANDLE
+        })?;
+        state.map = Some(Mapped::There(pages));
+        Ok(())
+    }
 }
 
 /// `vkMapMemory` and `vkMapMemory2`.
@@ -94,23 +152,9 @@ pub(super) fn map(
     };
     let mut state = known.state.lock();
     if state.map.is_none() {
-        let blob = match known.resource(&mut state, handle, memory) {
-            Ok(blob) => blob,
-            Err(VK_ERROR_DEVICE_LOST) => return VK_ERROR_DEVICE_LOST,
-            Err(_) => return VK_ERROR_MEMORY_MAP_FAILED,
-        };
-        match blob.map() {
-            Ok(map) => {
-                if !known.shared {
-                    blob.close_file();
-                }
-                state.map = Some(map);
-            }
-            Err(error) => {
-                let size = known.size;
-                eprintln!("asgard: {size} bytes of memory cannot be mapped: {error}");
-                return VK_ERROR_MEMORY_MAP_FAILED;
-            }
+        match known.map(&mut state, handle, memory) {
+            Ok(map) => state.map = Some(Mapped::Anywhere(map)),
+            Err(error) => return error,
         }
     }
     match &state.map {
@@ -161,6 +205,100 @@ pub(super) fn fd_properties(c: &mut p::vkGetMemoryFdPropertiesKHR) -> VkResult {
     // SAFETY: the application passes a live device, and room for the answer.
     unsafe { (*c.pMemoryFdProperties).memoryTypeBits = device(c.device).mappable_types() };
     VK_SUCCESS
+}
+
+/// `vkGetMemoryHostPointerPropertiesEXT`.
+pub(super) fn pointer_properties(c: &mut p::vkGetMemoryHostPointerPropertiesEXT) -> VkResult {
+    let page = c.pHostPointer as usize & !(PAGE as usize - 1);
+    if c.handleType != POINTER || !Pages::fit(page, PAGE as usize) {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    // SAFETY: the application passes a live device, and room for the answer.
+    unsafe { (*c.pMemoryHostPointerProperties).memoryTypeBits = device(c.device).mappable_types() };
+    VK_SUCCESS
+}
+
+/// Makes memory of the application's the device's.
+fn import_pointer(
+    c: &mut p::vkAllocateMemory,
+    info: VkMemoryAllocateInfo,
+    pointer: &VkImportMemoryHostPointerInfoEXT,
+) -> VkResult {
+    // SAFETY: the application passes a live device.
+    let device = unsafe { device(c.device) };
+    let (start, size) = (pointer.pHostPointer as usize, info.allocationSize);
+    let mappable = device.mappable_types();
+    let fits = pointer.handleType == POINTER
+        && mappable.checked_shr(info.memoryTypeIndex).unwrap_or(0) & 1 != 0
+        && size != 0
+        && size.is_multiple_of(PAGE)
+        && (start as u64).is_multiple_of(PAGE)
+        && Pages::fit(start, size as usize);
+    if !fits {
+        return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+    }
+    let ret = allocate_mappable(c, info, false);
+    if ret != VK_SUCCESS {
+        return ret;
+    }
+    // SAFETY: the host's reply filled the application's room for one handle.
+    let memory = unsafe { *c.pMemory };
+    let known = device.memories.lock().get(&memory.0).cloned();
+    let taken = known.map_or(Err(VK_ERROR_DEVICE_LOST), |known| {
+        known.take(c.device, memory, start)
+    });
+    let Err(error) = taken else {
+        return VK_SUCCESS;
+    };
+    Driver.vkFreeMemory(&mut p::vkFreeMemory {
+        device: c.device,
+        memory,
+        ..zeroed()
+    });
+    // SAFETY: as above.
+    unsafe { *c.pMemory = VkDeviceMemory(0) };
+    error
+}
+
+/// Allocates memory that can be mapped.
+fn allocate_mappable(
+    c: &p::vkAllocateMemory,
+    mut info: VkMemoryAllocateInfo,
+    shared: bool,
+) -> VkResult {
+    let Some(process) = Process::get() else {
+        return VK_ERROR_DEVICE_LOST;
+    };
+    let Some(size) = info.allocationSize.checked_next_multiple_of(PAGE) else {
+        return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+    };
+    let blob = VkCreateBlobGOOGLE {
+        sType: VK_STRUCTURE_TYPE_CREATE_BLOB_GOOGLE,
+        pNext: info.pNext,
+        // Host memory, under an id of ours.
+        blobMem: 2,
+        blobFlags: 0,
+        blobId: process.next_blob(),
+    };
+    info.pNext = (&raw const blob).cast();
+    info.allocationSize = size;
+    let ret = Driver.call(&mut p::vkAllocateMemory {
+        pAllocateInfo: &raw const info,
+        pAllocator: std::ptr::null(),
+        ..*c
+    });
+    if ret == VK_SUCCESS {
+        let memory = Memory {
+            blob_id: blob.blobId,
+            size,
+            shared,
+            state: Mutex::default(),
+        };
+        // SAFETY: the application passes a live device; the host's reply filled its room for one handle.
+        let (device, token) = unsafe { (device(c.device), (*c.pMemory).0) };
+        device.memories.lock().insert(token, Arc::new(memory));
+    }
+    ret
 }
 
 /// Allocates from memory that somebody has exported.
@@ -224,21 +362,26 @@ fn import(
 impl DeviceMemoryCommands for Driver {
     fn vkAllocateMemory(&self, c: &mut p::vkAllocateMemory) -> VkResult {
         // SAFETY: the application passes a live device and a struct, which is copied and not changed.
-        let (device, mut info) = unsafe { (device(c.device), *c.pAllocateInfo) };
+        let (device, info) = unsafe { (device(c.device), *c.pAllocateInfo) };
         let flags = device
             .memory_types
             .get(info.memoryTypeIndex as usize)
             .copied()
             .unwrap_or(0);
         // SAFETY: the application passes a chain.
-        let (file, export) = unsafe {
+        let (file, pointer, export) = unsafe {
             let file = VK_STRUCTURE_TYPE_IMPORT_MEMORY_FD_INFO_KHR;
+            let pointer = VK_STRUCTURE_TYPE_IMPORT_MEMORY_HOST_POINTER_INFO_EXT;
             let export = VK_STRUCTURE_TYPE_EXPORT_MEMORY_ALLOCATE_INFO;
             (
                 find::<VkImportMemoryFdInfoKHR>(info.pNext, file),
+                find::<VkImportMemoryHostPointerInfoEXT>(info.pNext, pointer),
                 find::<VkExportMemoryAllocateInfo>(info.pNext, export),
             )
         };
+        if let Some(pointer) = pointer.filter(|pointer| pointer.handleType != 0) {
+            return import_pointer(c, info, pointer);
+        }
         if let Some(file) = file.filter(|file| file.handleType != 0) {
             return import(c, info, file);
         }
@@ -251,39 +394,7 @@ impl DeviceMemoryCommands for Driver {
             c.pAllocator = std::ptr::null();
             return self.call(c);
         }
-        let Some(process) = Process::get() else {
-            return VK_ERROR_DEVICE_LOST;
-        };
-        let Some(size) = info.allocationSize.checked_next_multiple_of(PAGE) else {
-            return VK_ERROR_OUT_OF_DEVICE_MEMORY;
-        };
-        let blob = VkCreateBlobGOOGLE {
-            sType: VK_STRUCTURE_TYPE_CREATE_BLOB_GOOGLE,
-            pNext: info.pNext,
-            // Host memory, under an id of ours.
-            blobMem: 2,
-            blobFlags: 0,
-            blobId: process.next_blob(),
-        };
-        info.pNext = (&raw const blob).cast();
-        info.allocationSize = size;
-        let ret = self.call(&mut p::vkAllocateMemory {
-            pAllocateInfo: &raw const info,
-            pAllocator: std::ptr::null(),
-            ..*c
-        });
-        if ret == VK_SUCCESS {
-            let memory = Memory {
-                blob_id: blob.blobId,
-                size,
-                shared,
-                state: Mutex::default(),
-            };
-            // SAFETY: the host's reply filled the application's room for one handle.
-            let token = unsafe { *c.pMemory }.0;
-            device.memories.lock().insert(token, Arc::new(memory));
-        }
-        ret
+        allocate_mappable(c, info, shared)
     }
 
     fn vkFreeMemory(&self, c: &mut p::vkFreeMemory) {

@@ -29,8 +29,10 @@ const GUESTS: &[(&CStr, u32)] = &[
     (c"VK_KHR_external_semaphore_fd", 1),
     (MEMORY_FD, 1),
     (c"VK_EXT_external_memory_dma_buf", 1),
+    (MEMORY_HOST, 1),
 ];
 const MEMORY_FD: &CStr = c"VK_KHR_external_memory_fd";
+const MEMORY_HOST: &CStr = c"VK_EXT_external_memory_host";
 
 /// Those that it has over this way to this host.
 pub(super) fn own() -> Vec<(&'static CStr, u32)> {
@@ -38,7 +40,9 @@ pub(super) fn own() -> Vec<(&'static CStr, u32)> {
     let dma_bufs = types & VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT != 0;
     let missing = |name: &CStr| {
         let needs_dma_buf = NEEDS_DMA_BUF.iter().any(|n| name.to_str() == Ok(n));
-        (name == MEMORY_FD && types == 0) || (needs_dma_buf && !dma_bufs)
+        (name == MEMORY_FD && types == 0)
+            || (name == MEMORY_HOST && !process::extended())
+            || (needs_dma_buf && !dma_bufs)
     };
     let guests = GUESTS.iter().filter(|(name, _)| !missing(name));
     guests.chain(swapchain::DEVICE).copied().collect()
@@ -47,6 +51,13 @@ pub(super) fn own() -> Vec<(&'static CStr, u32)> {
 /// What can be done with memory of an external type.
 fn memory_properties(kind: VkExternalMemoryHandleTypeFlags) -> VkExternalMemoryProperties {
     let types = device_memory::shared_types();
+    if kind == device_memory::POINTER && process::extended() {
+        return VkExternalMemoryProperties {
+            externalMemoryFeatures: VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT,
+            exportFromImportedHandleTypes: 0,
+            compatibleHandleTypes: kind,
+        };
+    }
     if kind & types == 0 {
         return VkExternalMemoryProperties {
             compatibleHandleTypes: kind,
@@ -131,7 +142,7 @@ impl PhysicalDeviceCommands for Driver {
             )
         };
         let kind = external.map_or(0, |external| external.handleType);
-        if kind != 0 && kind & device_memory::shared_types() == 0 {
+        if kind != 0 && memory_properties(kind).externalMemoryFeatures == 0 {
             return VK_ERROR_FORMAT_NOT_SUPPORTED;
         }
         let ret = self.call(c);
@@ -238,6 +249,12 @@ impl PhysicalDeviceCommands for Driver {
                     VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES => {
                         let properties = next.cast::<VkPhysicalDeviceDriverProperties>();
                         (*properties).conformanceVersion = none;
+                    }
+                    VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_MEMORY_HOST_PROPERTIES_EXT => {
+                        // It is this driver that takes pages of the application's.
+                        let properties =
+                            next.cast::<VkPhysicalDeviceExternalMemoryHostPropertiesEXT>();
+                        (*properties).minImportedHostPointerAlignment = device_memory::PAGE;
                     }
                     VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES => {
                         let properties = next.cast::<VkPhysicalDeviceVulkan12Properties>();

@@ -40,6 +40,7 @@ macro_rules! for_each_scene {
             threads "threads with objects of their own on one queue",
             queues "two queues, or one from two sides",
             memory "allocations: mapped again, divided, large, many, again and again",
+            host_pointers "memory of the program's own that becomes the device's, and its own again",
             stress "random programs of copies and dispatches against a model",
         }
     };
