@@ -7,6 +7,7 @@ mod agent;
 mod image;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -81,6 +82,10 @@ pub struct Options<'a> {
     pub patience: Duration,
     /// Whether it starts again when the guest reboots, instead of ending.
     pub reboots: bool,
+    /// Arguments of `asgard vm`, for its own GPU.
+    pub device: Vec<OsString>,
+    /// Changes to its environment.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Options<'_> {
@@ -96,6 +101,8 @@ impl Options<'_> {
             agent: agent.into(),
             patience: Duration::from_secs(300),
             reboots: false,
+            device: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -179,6 +186,9 @@ impl Machine {
                 .arg(format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"));
         }
         via::native(&mut command);
+        for (name, value) in &options.environment {
+            command.env(name, value);
+        }
         let log = fs::File::create(dir.path().join("log"))?;
         let mut child = command
             .stdin(Stdio::null())
@@ -361,7 +371,11 @@ pub struct Job<'a> {
 
 impl Job<'_> {
     /// Waits for its end; after `limit` it and its children are killed.
-    pub fn wait(self, limit: Duration, observer: impl Fn(Channel, &[u8])) -> Result<Finished> {
+    pub fn wait(
+        &self,
+        limit: Duration,
+        mut observer: impl FnMut(Channel, &[u8]),
+    ) -> Result<Finished> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut end = self.started + limit;
         let mut killed = false;
@@ -428,7 +442,7 @@ fn command(options: &Options<'_>, qemu: &Path, kvm: bool) -> Result<Command> {
         Gpu::Own => {
             let asgard = via::asgard().context("no asgard program; build it, or set ASGARD_BIN")?;
             let mut command = Command::new(asgard);
-            command.args(["vm", "--"]).arg(qemu);
+            command.arg("vm").args(&options.device).arg("--").arg(qemu);
             command
         }
         Gpu::None | Gpu::Of(_) | Gpu::Venus(_) => Command::new(qemu),

@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use asgard_tests::deqp::{self, Comparison, Outcomes, Shard, Status};
-use asgard_tests::via::{self, Server, Stack};
+use asgard_tests::via::{self, Channel, Finished, Server, Stack};
+use asgard_tests::vm::{Accelerator, Guest, Machine, Options};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -23,6 +24,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 const SLICE: usize = 500;
 /// Cases of one process of the conformance tests; all of them run again to tell a failure from a flake.
 const GROUP: usize = 100;
+/// The time for all cases of a slice: each has its own.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 /// Names shown of each group of regressions; the file has all of them.
 const SHOWN: usize = 10;
 
@@ -35,6 +38,7 @@ const SHOWN: usize = 10;
 Examples:
   deqp --deqp-vk ~/VK-GL-CTS/build/external/vulkancts/modules/vulkan/deqp-vk 'dEQP-VK.memory.*'
   deqp --via asgard,mesa --shard 1/20 'dEQP-VK.api.*' 'dEQP-VK.ubo.*'
+  deqp --via machine-asgard,machine-mesa 'dEQP-VK.memory.*'
   deqp --via asgard --cases out/deqp/asgard/regressions.txt --again")]
 struct Arguments {
     /// The conformance tests' program
@@ -79,9 +83,16 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Via {
+    /// The host's driver
     Native,
+    /// Our guest driver
     Asgard,
+    /// Mesa's guest driver
     Mesa,
+    /// Our guest driver in a virtual machine
+    MachineAsgard,
+    /// The guest's own driver in a virtual machine
+    MachineMesa,
 }
 
 impl Via {
@@ -90,11 +101,19 @@ impl Via {
             Self::Native => Stack::Native,
             Self::Asgard => Stack::Asgard,
             Self::Mesa => Stack::Mesa,
+            Self::MachineAsgard => Stack::MachineAsgard,
+            Self::MachineMesa => Stack::MachineMesa,
         }
     }
 
     fn name(self) -> &'static str {
-        self.stack().driver().unwrap_or("native")
+        match self {
+            Self::Native => "native",
+            Self::Asgard => "asgard",
+            Self::Mesa => "mesa",
+            Self::MachineAsgard => "machine-asgard",
+            Self::MachineMesa => "machine-mesa",
+        }
     }
 }
 
@@ -111,10 +130,10 @@ fn main() -> ExitCode {
 
 /// True if there are no regressions.
 fn run(arguments: &Arguments) -> Result<bool> {
-    ensure!(
-        via::find_program("deqp-runner").is_some(),
-        "deqp-runner is not installed. To install it:\n  cargo install deqp-runner --locked"
-    );
+    let runner = via::find_program("deqp-runner").context(
+        "deqp-runner is not installed. To install it:\n  cargo install deqp-runner --locked",
+    )?;
+    let runner = std::path::absolute(runner)?;
     let program = fs::canonicalize(&arguments.deqp_vk)
         .with_context(|| format!("no program {}", arguments.deqp_vk.display()))?;
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -129,6 +148,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     for way in std::iter::once(Via::Native).chain(others) {
         let mut runner = Runner {
             arguments,
+            runner: &runner,
             program: &program,
             way,
             folder: arguments.out.join(way.name()),
@@ -191,9 +211,80 @@ fn log_arguments() -> [&'static str; 3] {
     ]
 }
 
+/// Where cases run.
+enum Place {
+    Native,
+    Server(Server, Stack),
+    Machine(Box<Machine>, Stack),
+}
+
+impl Place {
+    /// A program here, its arguments still to come.
+    fn command(&self, program: &Path) -> Result<Command> {
+        match self {
+            Self::Native => via::command(Stack::Native, program),
+            Self::Server(server, Stack::Asgard) => server.guest(program),
+            Self::Server(server, _) => server.command(program),
+            Self::Machine(machine, stack) => machine.command(*stack, program),
+        }
+    }
+
+    fn run(&self, command: Command, limit: Duration) -> Result<Finished> {
+        match self {
+            Self::Native | Self::Server(..) => via::run(command, limit),
+            Self::Machine(machine, _) => machine.run(&command, limit),
+        }
+    }
+
+    /// Runs a command to its end, or until `go_on`, which gets each line of its output, says no.
+    /// What it says on its standard error goes into the file `words`.
+    fn follow(
+        &self,
+        mut command: Command,
+        words: &Path,
+        go_on: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        if let Self::Machine(machine, _) = self {
+            let job = machine.start(&command)?;
+            let mut line = String::new();
+            let done = job.wait(FOR_EVER, |channel, bytes| {
+                if channel == Channel::Output {
+                    line.push_str(&String::from_utf8_lossy(bytes));
+                }
+                while let Some(end) = line.find('\n') {
+                    let rest = line.split_off(end + 1);
+                    if !go_on(line.trim_end()) {
+                        // Then its end comes next.
+                        let _ = job.kill();
+                    }
+                    line = rest;
+                }
+            })?;
+            return fs::write(words, done.stderr).context("writing what the runner said");
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(words)?)
+            .process_group(0)
+            .spawn()
+            .context("starting deqp-runner")?;
+        let stdout = child.stdout.take().context("its output")?;
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if !go_on(&line) {
+                via::kill_group(&mut child);
+            }
+        }
+        child.wait()?;
+        Ok(())
+    }
+}
+
 /// One way of running cases, and the folder of its results.
 struct Runner<'a> {
     arguments: &'a Arguments,
+    /// `deqp-runner`.
+    runner: &'a Path,
     program: &'a Path,
     way: Via,
     folder: PathBuf,
@@ -218,19 +309,19 @@ impl Runner<'_> {
             return Ok(known);
         }
 
-        let server = match self.way {
-            Via::Native => None,
-            Via::Asgard | Via::Mesa => Some(self.server()?),
-        };
+        let place = self.place()?;
         let bar = ProgressBar::new(cases.len() as u64).with_style(
-            ProgressStyle::with_template("{prefix:>7} [{bar:30}] {pos}/{len} {eta} {msg}")?
+            ProgressStyle::with_template("{prefix:>14} [{bar:30}] {pos}/{len} {eta} {msg}")?
                 .progress_chars("=> "),
         );
         bar.set_prefix(self.way.name());
         let mut done = (cases.len() - missing.len()) as u64;
+        // What was kept took no time, so it says nothing of how long the rest takes.
+        bar.set_position(done);
+        bar.reset_eta();
         for slice in missing.chunks(SLICE) {
-            let mut outcomes = self.slice(server.as_ref(), slice, &bar, done)?;
-            self.explain(server.as_ref(), &mut outcomes)?;
+            let mut outcomes = self.slice(&place, slice, &bar, done)?;
+            self.explain(&place, &mut outcomes)?;
             deqp::append(&results, &outcomes)?;
             known.extend(outcomes);
             done += slice.len() as u64;
@@ -241,10 +332,13 @@ impl Runner<'_> {
 
     /// When the newest of what cases run on was built, in seconds since 1970.
     fn newest(&self) -> Result<u64> {
+        let guest = || anyhow::Ok(Some(Guest::debian()?.root()));
         let parts = match self.way {
             Via::Native => vec![],
             Via::Asgard => vec![via::asgard(), via::own_driver()],
             Via::Mesa => vec![via::asgard(), via::gfxstream()],
+            Via::MachineAsgard => vec![via::asgard(), via::own_driver(), guest()?],
+            Via::MachineMesa => vec![via::asgard(), guest()?],
         };
         let mut newest = seconds(fs::metadata(self.program)?.modified()?);
         for part in parts {
@@ -254,31 +348,41 @@ impl Runner<'_> {
         Ok(newest)
     }
 
-    /// One server for all cases; what it says goes into a file.
-    fn server(&self) -> Result<Server> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.join("server.log"))?;
-        Server::start_with(|command| {
-            command.stderr(log);
-        })
-    }
-
-    /// A program on this way, its arguments still to come.
-    fn command(&self, server: Option<&Server>, program: impl Into<OsString>) -> Result<Command> {
-        let program = program.into();
-        match (server, self.way) {
-            (Some(server), Via::Asgard) => server.guest(program),
-            (Some(server), _) => server.command(program),
-            (None, _) => via::command(Stack::Native, program),
+    /// One place for all cases.
+    fn place(&self) -> Result<Place> {
+        match self.way {
+            Via::Native => Ok(Place::Native),
+            Via::Asgard | Via::Mesa => {
+                // What it says goes into a file.
+                let log = File::options()
+                    .create(true)
+                    .append(true)
+                    .open(self.folder.join("server.log"))?;
+                let server = Server::start_with(|command| {
+                    command.stderr(log);
+                })?;
+                Ok(Place::Server(server, self.way.stack()))
+            }
+            Via::MachineAsgard | Via::MachineMesa => {
+                let agent = via::sibling("guest").context("no program `guest`; build all")?;
+                let mut options = Options::new(agent);
+                options.accelerator = Accelerator::Auto;
+                options.processors = self.arguments.jobs;
+                let programs = [self.runner, self.program];
+                let folders = programs.iter().filter_map(|program| program.parent());
+                options.folders = folders.map(Path::to_owned).collect();
+                options.writable = vec![self.folder.clone()];
+                eprintln!("{} boots", self.way.name());
+                let machine = Machine::boot(&options)?;
+                Ok(Place::Machine(Box::new(machine), self.way.stack()))
+            }
         }
     }
 
     /// Runs some cases with `deqp-runner`.
     fn slice(
         &self,
-        server: Option<&Server>,
+        place: &Place,
         cases: &[&String],
         bar: &ProgressBar,
         done: u64,
@@ -289,7 +393,7 @@ impl Runner<'_> {
         let cache = self.folder.join("shaders");
         fs::create_dir_all(&cache)?;
         let when = seconds(SystemTime::now());
-        let mut command = self.command(server, "deqp-runner")?;
+        let mut command = place.command(self.runner)?;
         command
             .args(["run", "--deqp"])
             .arg(self.program)
@@ -305,26 +409,18 @@ impl Runner<'_> {
             .arg("--")
             .args(log_arguments());
         let words = dir.path().join("deqp-runner.log");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&words)?)
-            .process_group(0)
-            .spawn()
-            .context("starting deqp-runner")?;
-        let stdout = child.stdout.take().context("its output")?;
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if self.interrupted.load(Ordering::Relaxed) {
-                via::kill_group(&mut child);
-                bail!("interrupted; the same command goes on where this one was");
-            }
-            if let Some(position) = deqp::runner_progress(&line) {
+        let followed = place.follow(command, &words, |line| {
+            if let Some(position) = deqp::runner_progress(line) {
                 bar.set_position(done + position);
-                bar.set_message(line);
+                bar.set_message(line.to_owned());
             }
+            !self.interrupted.load(Ordering::Relaxed)
+        });
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted; the same command goes on where this one was");
         }
         // It fails if any case does; whether it ran at all shows in what it left.
-        child.wait()?;
+        followed?;
         let text = fs::read_to_string(dir.path().join("results.csv")).or_else(|_| {
             let words = fs::read_to_string(&words).unwrap_or_default();
             bail!("deqp-runner left no results:\n{words}")
@@ -370,7 +466,7 @@ impl Runner<'_> {
     }
 
     /// Asks cases that are not supported for their reasons: `deqp-runner` keeps none.
-    fn explain(&self, server: Option<&Server>, outcomes: &mut Outcomes) -> Result<()> {
+    fn explain(&self, place: &Place, outcomes: &mut Outcomes) -> Result<()> {
         if self.way == Via::Native {
             return Ok(());
         }
@@ -389,7 +485,7 @@ impl Runner<'_> {
         let dir = tempfile::tempdir_in(&self.folder)?;
         let (list, log) = (dir.path().join("cases.txt"), dir.path().join("log.qpa"));
         write_list(&list, hidden.iter().map(String::as_str))?;
-        let mut command = self.command(server, self.program)?;
+        let mut command = place.command(self.program)?;
         quiet(&mut command, self.program);
         for (option, path) in [
             ("--deqp-caselist-file=", list),
@@ -400,7 +496,7 @@ impl Runner<'_> {
             command.arg(argument);
         }
         command.arg("--deqp-shadercache=disable");
-        via::run(command, Duration::from_secs(600))?;
+        place.run(command, Duration::from_secs(600))?;
         let mut reasons = deqp::reasons(&String::from_utf8_lossy(&fs::read(log)?));
         for case in &hidden {
             if let (Some(outcome), Some(reason)) = (outcomes.get_mut(case), reasons.remove(case)) {
@@ -426,7 +522,7 @@ fn table(cases: &[String], known: &[(&str, Outcomes)]) -> String {
     let mut text = format!("{:14}", "");
     let mut counts = Vec::new();
     for (name, outcomes) in known {
-        let _ = write!(text, "{name:>10}");
+        let _ = write!(text, "{name:>16}");
         counts.push(deqp::count(cases, outcomes));
     }
     text.push('\n');
@@ -436,7 +532,7 @@ fn table(cases: &[String], known: &[(&str, Outcomes)]) -> String {
         }
         let _ = write!(text, "{status:14}");
         for count in &counts {
-            let _ = write!(text, "{:>10}", count.get(&status).unwrap_or(&0));
+            let _ = write!(text, "{:>16}", count.get(&status).unwrap_or(&0));
         }
         text.push('\n');
     }

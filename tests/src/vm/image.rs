@@ -14,9 +14,9 @@ use crate::via;
 
 /// The release that guests run.
 const RELEASE: &str = "trixie";
-/// What a guest has besides the essential packages.
-const PACKAGES: &str =
-    "linux-image-amd64,mesa-vulkan-drivers,vulkan-tools,busybox-static,kmod,strace,vkmark";
+/// What a guest has besides the essential packages: its kernel and drivers, something to show and to measure, what
+/// programs of the conformance tests are linked with, and tools.
+const PACKAGES: &str = "linux-image-amd64,mesa-vulkan-drivers,vulkan-tools,vkmark,weston,libpng16-16t64,busybox-static,kmod,strace";
 /// The guest is smaller without.
 const WITHOUT: [&str; 3] = [
     "/usr/share/doc/*",
