@@ -81,6 +81,9 @@ find_missing() {
     need glmark2-x11 "a benchmark of OpenGL that checks what it draws" command -v glmark2
     need vkd3d-demos "programs of Direct3D 12" command -v vkd3d-triangle
     need xvfb "a screen for vkcube" command -v Xvfb
+    need libxkbcommon-x11-0 "keyboards of windows of X11" have_library libxkbcommon-x11.so.0
+    need libxcursor1 "their pointers" have_library libXcursor.so.1
+    need libxi6 "their keys and buttons" have_library libXi.so.6
     need weston "a Wayland compositor for vkcube" command -v weston-screenshooter
     need mmdebstrap "builds guests for virtual machines" command -v mmdebstrap
     need e2fsprogs "makes their disks" have_program mke2fs

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use asgard_host_device::device::{Config, Limits};
+use asgard_host_device::display;
 use asgard_host_device::renderer::Features;
 use asgard_host_device::virtio_gpu::gpu;
 use clap::ValueEnum;
@@ -212,6 +213,24 @@ pub(crate) struct MachineArgs {
     /// Keep the newest picture of each display in this folder, as 0.png, 1.png and so on
     #[arg(long, value_name = "FOLDER")]
     frames: Option<PathBuf>,
+    /// Where people see the displays
+    ///
+    /// For windows, `asgard vm` gives QEMU a keyboard, a tablet and a control socket, and no display of its own, unless its
+    /// arguments name others. Closing a window presses the machine's power button; closing it again pulls the plug.
+    #[arg(long, value_enum, default_value_t = Show::None)]
+    show: Show,
+    /// QEMU's control socket (`-qmp unix:PATH,server=on,wait=off`): what is typed and pointed at in the windows goes there
+    #[arg(long, value_name = "PATH")]
+    qmp: Option<PathBuf>,
+}
+
+/// Where people see the displays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Show {
+    /// Nowhere
+    None,
+    /// A window of X11 or Wayland for each display
+    Window,
 }
 
 impl MachineArgs {
@@ -235,10 +254,34 @@ impl MachineArgs {
         options
             .front_args
             .extend(self.front_args().map(OsString::from));
-        if let Some(folder) = &self.frames {
-            options.front_args.push("--frames".into());
-            options.front_args.push(folder.into());
+        let paths = [("--frames", &self.frames), ("--qmp", &self.qmp)];
+        for (option, path) in paths {
+            if let Some(path) = path {
+                options.front_args.push(option.into());
+                options.front_args.push(path.into());
+            }
         }
+    }
+
+    /// Who looks at the displays.
+    pub(crate) fn lookers(&self) -> display::Options {
+        display::Options {
+            frames: self.frames.clone(),
+            windows: self.show == Show::Window,
+            qmp: self.qmp.clone(),
+        }
+    }
+
+    /// Fails if what was asked for cannot be.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let screen = ["WAYLAND_DISPLAY", "WAYLAND_SOCKET", "DISPLAY"];
+        let has = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        ensure!(
+            self.show == Show::None || screen.into_iter().any(has),
+            "there is no screen for windows: neither WAYLAND_DISPLAY nor DISPLAY is set; \
+             leave --show out, or keep pictures with --frames FOLDER"
+        );
+        Ok(())
     }
 
     fn front_args(&self) -> impl Iterator<Item = String> {
@@ -250,6 +293,7 @@ impl MachineArgs {
         .into_iter()
         .chain(displays.map(|(width, height)| format!("--display={width}x{height}")))
         .chain(self.no_display.then(|| "--no-display".to_owned()))
+        .chain((self.show == Show::Window).then(|| "--show=window".to_owned()))
     }
 }
 

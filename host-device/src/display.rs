@@ -1,26 +1,50 @@
-//! What the displays of a virtual machine show, as picture files.
+//! What the displays of a virtual machine show, for those who look: picture files and windows.
 //!
-//! `0.png` is the newest picture of the first display, with the cursor in it. A new one takes its place in one
-//! step, so that whoever reads the file sees a whole picture. Pictures that come faster than they can be
-//! written are left out, and the last one is always written.
+//! The device hands over every picture and goes on; a looker has a thread of its own and takes the newest
+//! picture when it is ready for one. Pictures that come faster than that are left out, and the last one is
+//! always shown.
+
+mod files;
+mod keys;
+mod window;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use self::files::Files;
+use self::window::Windows;
 use crate::virtio_gpu::gpu::{CursorPlace, Picture, Show};
 use crate::virtio_gpu::protocol::channels;
 
+/// Who looks.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A folder for the newest picture of each display; it is made if there is none.
+    pub frames: Option<PathBuf>,
+    /// Whether each display has a window.
+    pub windows: bool,
+    /// QEMU's control socket, which takes what is typed and pointed at in the windows.
+    pub qmp: Option<PathBuf>,
+}
+
+/// How often parts of a display have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Changes {
+    picture: u64,
+    cursor: u64,
+    place: u64,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Screen {
-    picture: Option<Picture>,
-    cursor: Option<Picture>,
+    picture: Option<Arc<Picture>>,
+    cursor: Option<Arc<Picture>>,
     place: CursorPlace,
-    /// It is not what the file shows.
-    changed: bool,
+    changes: Changes,
 }
 
 #[derive(Debug, Default)]
@@ -35,118 +59,79 @@ struct Shared {
     change: Condvar,
 }
 
-/// The device's end; a thread writes the files.
+/// The device's end.
 #[derive(Debug)]
 pub struct Display {
     shared: Arc<Shared>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    files: Option<Files>,
+    windows: Option<Windows>,
 }
 
 impl Display {
-    /// Writes pictures into a folder, which is made if there is none.
-    pub fn start(folder: PathBuf) -> io::Result<Self> {
-        std::fs::create_dir_all(&folder)?;
+    /// Starts whoever looks; `None` if nobody does.
+    pub fn start(options: Options) -> io::Result<Option<Self>> {
+        if options.frames.is_none() && !options.windows {
+            return Ok(None);
+        }
         let shared = Arc::new(Shared::default());
-        let writer = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("display".to_owned())
-            .spawn(move || writer.run(&folder))?;
-        Ok(Self {
+        let files = options.frames.map(|folder| Files::start(&shared, folder));
+        let windows = options
+            .windows
+            .then(|| Windows::start(&shared, options.qmp));
+        Ok(Some(Self {
+            files: files.transpose()?,
+            windows: windows.transpose()?,
             shared,
-            thread: Some(thread),
-        })
+        }))
     }
 
     /// Something happens on a display.
     pub fn show(&self, scanout: usize, what: Show) {
         let mut state = self.shared.state.lock();
         let screen = state.screens.entry(scanout).or_default();
+        let changes = &mut screen.changes;
         match what {
-            Show::Frame(picture) => screen.picture = Some(picture),
-            Show::Off => screen.picture = None,
-            Show::Cursor(cursor, place) => (screen.cursor, screen.place) = (cursor, place),
-            Show::Move(place) => screen.place = place,
+            Show::Frame(picture) => {
+                screen.picture = Some(Arc::new(picture));
+                changes.picture += 1;
+            }
+            Show::Off => {
+                screen.picture = None;
+                changes.picture += 1;
+            }
+            Show::Cursor(cursor, place) => {
+                (screen.cursor, screen.place) = (cursor.map(Arc::new), place);
+                changes.cursor += 1;
+            }
+            Show::Move(place) => {
+                screen.place = place;
+                changes.place += 1;
+            }
         }
-        screen.changed = true;
+        drop(state);
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.shared.change.notify_all();
+        if let Some(windows) = &self.windows {
+            windows.wake();
+        }
     }
 }
 
 impl Drop for Display {
-    /// After the last picture is written.
+    /// After the last picture is shown.
     fn drop(&mut self) {
         self.shared.state.lock().ended = true;
-        self.shared.change.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        self.tell();
+        if let Some(files) = self.files.take() {
+            files.join();
+        }
+        if let Some(windows) = self.windows.take() {
+            windows.join();
         }
     }
-}
-
-impl Shared {
-    fn run(&self, folder: &Path) {
-        let mut state = self.state.lock();
-        loop {
-            let ended = state.ended;
-            let changed = state.screens.iter_mut().find(|(_, screen)| screen.changed);
-            match changed {
-                Some((scanout, screen)) => {
-                    screen.changed = false;
-                    let (scanout, screen) = (*scanout, screen.clone());
-                    drop(state);
-                    if let Err(error) = write(folder, scanout, &screen) {
-                        tracing::warn!("cannot write the picture of display {scanout}: {error}");
-                    }
-                    state = self.state.lock();
-                }
-                None if ended => return,
-                None => self.change.wait(&mut state),
-            }
-        }
-    }
-}
-
-fn write(folder: &Path, scanout: usize, screen: &Screen) -> io::Result<()> {
-    let path = folder.join(format!("{scanout}.png"));
-    let Some(picture) = &screen.picture else {
-        return match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-    };
-    let pixels = compose(picture, screen.cursor.as_ref(), screen.place);
-    let new = folder.join(format!(".{scanout}.png"));
-    let file = io::BufWriter::new(std::fs::File::create(&new)?);
-    let mut encoder = png::Encoder::new(file, picture.width, picture.height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_compression(png::Compression::Fast);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&pixels)?;
-    writer.finish()?;
-    std::fs::rename(new, path)
-}
-
-/// The picture in three bytes a pixel, and the cursor on top.
-fn compose(picture: &Picture, cursor: Option<&Picture>, place: CursorPlace) -> Vec<u8> {
-    let mut pixels: Vec<u8> = texels(picture).flat_map(|(rgb, _)| rgb).collect();
-    let Some(cursor) = cursor else {
-        return pixels;
-    };
-    let width = cursor.width.max(1) as usize;
-    for (index, (rgb, alpha)) in texels(cursor).enumerate() {
-        let x = (place.x as usize).saturating_add(index % width);
-        let y = (place.y as usize).saturating_add(index / width);
-        if x >= picture.width as usize || y >= picture.height as usize {
-            continue;
-        }
-        let at = (y * picture.width as usize + x) * 3;
-        for (below, above) in pixels.iter_mut().skip(at).take(3).zip(rgb) {
-            // Cursors have their alpha multiplied in.
-            let through = u16::from(*below) * u16::from(255 - alpha) / 255;
-            *below = (through + u16::from(above)).min(255) as u8;
-        }
-    }
-    pixels
 }
 
 /// Red, green, blue and alpha of each texel.
@@ -160,74 +145,11 @@ fn texels(picture: &Picture) -> impl Iterator<Item = ([u8; 3], u8)> + '_ {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn picture(format: u32, width: u32, pixels: &[u8]) -> Picture {
-        Picture {
-            format,
-            width,
-            height: pixels.len() as u32 / 4 / width,
-            pixels: pixels.to_vec(),
-        }
-    }
-
-    fn read(path: &Path) -> (u32, u32, Vec<u8>) {
-        let file = io::BufReader::new(std::fs::File::open(path).unwrap());
-        let mut reader = png::Decoder::new(file).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
-        (info.width, info.height, pixels)
-    }
-
-    #[test]
-    fn the_newest_picture_is_in_the_file_and_goes_with_the_display() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("1.png");
-        let display = Display::start(folder.path().to_owned()).unwrap();
-        for blue in 0..100 {
-            display.show(1, Show::Frame(picture(2, 1, &[blue, 2, 3, 9, 4, 5, 6, 9])));
-        }
-        drop(display);
-        assert_eq!(read(&path), (1, 2, vec![3, 2, 99, 6, 5, 4]));
-        let display = Display::start(folder.path().to_owned()).unwrap();
-        display.show(1, Show::Off);
-        drop(display);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn every_format_shows_its_colours() {
-        for (format, bytes) in [
-            (1, [3, 2, 1, 0]),
-            (2, [3, 2, 1, 0]),
-            (3, [0, 1, 2, 3]),
-            (4, [0, 1, 2, 3]),
-            (67, [1, 2, 3, 0]),
-            (68, [0, 3, 2, 1]),
-            (121, [0, 3, 2, 1]),
-            (134, [1, 2, 3, 0]),
-        ] {
-            let shown = compose(&picture(format, 1, &bytes), None, CursorPlace::default());
-            assert_eq!(shown, [1, 2, 3], "{format}");
-        }
-    }
-
-    #[test]
-    fn the_cursor_is_on_top_and_may_stick_out() {
-        let below = picture(67, 2, &[100; 16]);
-        // One texel that covers, one half transparent, one that is not there.
-        let cursor = picture(67, 3, &[9, 9, 9, 255, 50, 50, 50, 127, 7, 7, 7, 255]);
-        let place = |x, y| CursorPlace {
-            x,
-            y,
-            ..CursorPlace::default()
-        };
-        let shown = compose(&below, Some(&cursor), place(0, 1));
-        assert_eq!(shown[..6], [100; 6]);
-        assert_eq!(shown[6..], [9, 9, 9, 100, 100, 100]);
-        for (x, y) in [(5, 0), (0, 5), (u32::MAX, u32::MAX)] {
-            assert_eq!(compose(&below, Some(&cursor), place(x, y)), [100; 12]);
-        }
+fn test_picture(format: u32, width: u32, pixels: &[u8]) -> Picture {
+    Picture {
+        format,
+        width,
+        height: pixels.len() as u32 / 4 / width,
+        pixels: pixels.to_vec(),
     }
 }

@@ -13,6 +13,7 @@ use crate::device::Summary;
 
 pub mod kumquat;
 pub mod linked;
+pub mod qmp;
 pub mod vhost_user;
 
 /// How long the whole process gets.

@@ -38,8 +38,7 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args
         .machine
         .config(args.device.config(), color_buffer_memory_index);
-    let display = args.machine.frames.clone().map(Display::start);
-    let display = display.transpose().context("cannot write pictures")?;
+    let display = Display::start(args.machine.lookers()).context("cannot show the displays")?;
     let connection = UnixStream::from(connection);
     let served = vhost_user::serve(connection, config, display, Arc::clone(&control));
     let error = served.err().map(|error| error.to_string());

@@ -231,7 +231,7 @@ fn serve_privately(
 }
 
 /// A directory that only this user can enter, with a path short enough for a socket.
-fn private_dir() -> io::Result<tempfile::TempDir> {
+pub(super) fn private_dir() -> io::Result<tempfile::TempDir> {
     let make = |parent: &Path| {
         tempfile::Builder::new()
             .prefix("asgard-")

@@ -59,6 +59,7 @@ pub(crate) fn main(args: &Args, verbose: u8) -> anyhow::Result<ExitCode> {
         println!(r#"{{"type":"gpu","features":["render-node","virgl"]}}"#);
         return Ok(ExitCode::SUCCESS);
     }
+    args.machine.check()?;
     let (stop, ring) = UnixStream::pair().context("cannot make a socket pair")?;
     for signal in [SIGTERM, SIGINT] {
         let ring = ring.try_clone().context("cannot duplicate a descriptor")?;

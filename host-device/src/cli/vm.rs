@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use asgard_host_device::supervisor::{Guests, Supervisor};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use super::{DeviceArgs, MachineArgs, run};
+use super::{DeviceArgs, MachineArgs, Show, run};
 
 /// What QEMU's device is called, and since when it can map memory into its guest.
 const DEVICE: &str = "vhost-user-test-device-pci";
@@ -32,6 +32,7 @@ const DEFAULT_MEMORY: &str = "128M";
 #[command(after_help = "\
 Examples:
   asgard vm -- qemu-system-x86_64 -accel kvm -cpu host -smp 4 -m 4G -drive file=debian.qcow2,if=virtio
+  asgard vm --show window -- qemu-system-x86_64 -accel kvm -cpu host -m 4G -cdrom debian-live.iso
   asgard vm --no-display --window 16G -- qemu-system-x86_64 -m 8G -nographic -kernel vmlinuz -initrd initrd.img")]
 pub(crate) struct Args {
     /// Print the command line of QEMU instead of running it
@@ -57,7 +58,17 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
     };
     let (theirs, ours) = UnixStream::pair().context("cannot make a socket pair")?;
     let theirs = OwnedFd::from(theirs);
-    let added = additions(given, theirs.as_raw_fd()).map_err(anyhow::Error::msg)?;
+    let mut machine = args.machine;
+    let mut added = additions(given, theirs.as_raw_fd()).map_err(anyhow::Error::msg)?;
+    let mut folder = None;
+    if machine.show == Show::Window {
+        if machine.qmp.is_none() {
+            let private = run::private_dir().context("cannot make a directory for a socket")?;
+            machine.qmp = Some(private.path().join("qmp"));
+            added.extend(control(&folder.insert(private).path().join("qmp")));
+        }
+        added.extend(for_people(given));
+    }
     if args.dry_run {
         let mut line = String::new();
         for word in args.qemu.iter().map(|word| word.to_string_lossy()) {
@@ -66,10 +77,11 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
         println!("{line}{}", added.join(" "));
         return Ok(ExitCode::SUCCESS);
     }
+    machine.check()?;
     check_version(qemu)?;
 
     let mut options = args.device.supervisor_options(1, PATIENCE, verbose);
-    args.machine.add_to(&mut options);
+    machine.add_to(&mut options);
     let mut supervisor = Supervisor::new(options);
     let device = supervisor
         .warm_up()
@@ -89,23 +101,57 @@ pub(crate) fn main(args: Args, verbose: u8) -> anyhow::Result<ExitCode> {
     let server = run::Server::start(supervisor, device)?;
     let code = run::supervise(child, signals)?;
     server.stop()?;
+    drop(folder);
     Ok(ExitCode::from(code))
+}
+
+/// A control socket for what people do in the windows.
+fn control(path: &Path) -> [String; 4] {
+    let path = path.to_string_lossy().replace(',', ",,");
+    [
+        "-chardev".to_owned(),
+        format!("socket,id=asgard-qmp,path={path},server=on,wait=off"),
+        "-mon".to_owned(),
+        "chardev=asgard-qmp,mode=control".to_owned(),
+    ]
+}
+
+/// A keyboard and a pointer, and no display but ours, where the user says nothing else.
+fn for_people(given: &[OsString]) -> Vec<String> {
+    let mut added = Vec::new();
+    let devices = values(given, "device");
+    for (kind, device) in [
+        ("keyboard", "virtio-keyboard-pci"),
+        ("tablet", "virtio-tablet-pci"),
+    ] {
+        let is_it = |given: &&str| given.split(',').next().is_some_and(|d| d.contains(kind));
+        if !devices.iter().any(is_it) {
+            added.extend(["-device".to_owned(), device.to_owned()]);
+        }
+    }
+    for option in ["vga", "display"] {
+        if values(given, option).is_empty() && !given.iter().any(|word| word == "-nographic") {
+            added.extend([format!("-{option}"), "none".to_owned()]);
+        }
+    }
+    added
+}
+
+/// The values of an option, with one dash or two.
+fn values<'a>(given: &'a [OsString], option: &str) -> Vec<&'a str> {
+    let text = |word: &'a OsString| OsStr::to_str(word).unwrap_or_default();
+    let is_it = |word: &str| word.trim_start_matches('-') == option && word.starts_with('-');
+    let words = given.iter().map(text);
+    let pairs = words.clone().zip(words.skip(1));
+    pairs
+        .filter(|(word, _)| is_it(word))
+        .map(|(_, value)| value)
+        .collect()
 }
 
 /// What QEMU's command line lacks, or why that cannot be said.
 fn additions(given: &[OsString], fd: i32) -> Result<Vec<String>, String> {
-    let given: Vec<&str> = given
-        .iter()
-        .map(|word| OsStr::to_str(word).unwrap_or_default())
-        .collect();
-    let values = |option: &str| -> Vec<&str> {
-        let is_it = |word: &str| word.trim_start_matches('-') == option && word.starts_with('-');
-        let pairs = given.iter().zip(given.iter().skip(1));
-        pairs
-            .filter(|(word, _)| is_it(word))
-            .map(|(_, value)| *value)
-            .collect()
-    };
+    let values = |option| values(given, option);
     if values("device")
         .iter()
         .any(|device| device.starts_with(DEVICE) && device.contains("virtio-id=16"))
@@ -250,6 +296,23 @@ mod tests {
                 .unwrap_err()
                 .contains("memory-backend=ID")
         );
+    }
+
+    #[test]
+    fn people_get_what_the_user_has_not_thought_of() {
+        let added = |line: &str| {
+            let given: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            for_people(&given).join(" ")
+        };
+        assert_eq!(
+            added("-m 2G"),
+            "-device virtio-keyboard-pci -device virtio-tablet-pci -vga none -display none"
+        );
+        assert_eq!(
+            added("-device usb-tablet,id=t -device usb-kbd -vga std -display gtk"),
+            "-device virtio-keyboard-pci"
+        );
+        assert!(!added("-nographic").contains("none"));
     }
 
     #[test]

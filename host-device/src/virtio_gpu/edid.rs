@@ -36,13 +36,13 @@ pub fn describe(scanout: u32, width: u32, height: u32) -> [u8; BLOCK] {
     put(38, &[1; 16]);
     put(54, &timing(width, height));
     put(72, &descriptor(0xfc, b"Asgard"));
-    // 50 to 125 Hz, 30 to 160 kHz, 250 MHz at most... and the rest of the list unused.
+    // 50 to 125 Hz, 30 to 160 kHz, 2500 MHz at most, and no formula for other timings.
     put(
         90,
         &descriptor(
             0xfd,
             &[
-                50, 125, 30, 160, 250, 0, b'\n', b' ', b' ', b' ', b' ', b' ', b' ',
+                50, 125, 30, 160, 250, 1, b'\n', b' ', b' ', b' ', b' ', b' ', b' ',
             ],
         ),
     );
