@@ -1,5 +1,6 @@
 //! Screens that nobody sees: of an X server and of a Wayland compositor.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -46,11 +47,54 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// Reads a PNG file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = std::io::BufReader::new(std::fs::File::open(path)?);
+        let mut reader = png::Decoder::new(file).read_info()?;
+        let mut bytes = vec![0; reader.output_buffer_size().context("a size")?];
+        let info = reader.next_frame(&mut bytes)?;
+        // weston writes what transparency a program left behind, though a screen has none.
+        let opaque =
+            |color: u8, alpha: u8| ((u32::from(color) * u32::from(alpha) + 127) / 255) as u8;
+        let pixels = match info.color_type {
+            png::ColorType::Rgb => bytes.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect(),
+            png::ColorType::Rgba => bytes
+                .chunks_exact(4)
+                .map(|p| [0, 1, 2].map(|i| opaque(p[i], p[3])))
+                .collect(),
+            other => bail!("a screen in {other:?}"),
+        };
+        Ok(Self {
+            width: info.width as usize,
+            height: info.height as usize,
+            pixels,
+        })
+    }
+
     /// Writes it where people can look at it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let rgba = self.pixels.iter().flat_map(|&[r, g, b]| [r, g, b, 255]);
         let rgba: Vec<u8> = rgba.collect();
         write_png(path, self.width as u32, self.height as u32, &rgba)
+    }
+
+    /// How many pixels have which colour.
+    #[must_use]
+    pub fn colors(&self) -> BTreeMap<[u8; 3], usize> {
+        let mut colors = BTreeMap::new();
+        for pixel in &self.pixels {
+            *colors.entry(*pixel).or_default() += 1;
+        }
+        colors
+    }
+
+    /// Whether there is a window with a cube: that much grey ground, and a picture of many colours on it.
+    #[must_use]
+    pub fn has_cube(&self, least: usize) -> bool {
+        let colors = self.colors();
+        // vkcube clears to 0.2 of white.
+        let ground = colors.get(&[51, 51, 51]).copied().unwrap_or(0);
+        ground > least && colors.len() > 100
     }
 
     /// In its upper left corner is the last frame of `swapchain`, of this size.
@@ -214,26 +258,7 @@ impl Compositor {
         let Some(file) = std::fs::read_dir(dir.path())?.next() else {
             bail!("weston-screenshooter wrote nothing");
         };
-        let file = std::io::BufReader::new(std::fs::File::open(file?.path())?);
-        let mut reader = png::Decoder::new(file).read_info()?;
-        let mut bytes = vec![0; reader.output_buffer_size().context("a size")?];
-        let info = reader.next_frame(&mut bytes)?;
-        // It writes what transparency a program left behind, though a screen has none.
-        let opaque =
-            |color: u8, alpha: u8| ((u32::from(color) * u32::from(alpha) + 127) / 255) as u8;
-        let pixels = match info.color_type {
-            png::ColorType::Rgb => bytes.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect(),
-            png::ColorType::Rgba => bytes
-                .chunks_exact(4)
-                .map(|p| [0, 1, 2].map(|i| opaque(p[i], p[3])))
-                .collect(),
-            other => bail!("a screen in {other:?}"),
-        };
-        Ok(Picture {
-            width: info.width as usize,
-            height: info.height as usize,
-            pixels,
-        })
+        Picture::read(&file?.path())
     }
 }
 

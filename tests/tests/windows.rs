@@ -1,6 +1,5 @@
 //! Windows: of X11, of Wayland, and none, natively and through both guest drivers.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -206,7 +205,7 @@ fn still(command: &mut Command, screen: &Screen, name: &str) -> Picture {
     let seen = screen.wait_for(|picture| {
         let same = picture.pixels == last;
         last.clone_from(&picture.pixels);
-        same && colors(picture).len() > 100
+        same && picture.colors().len() > 100
     });
     via::end(&mut child).unwrap();
     let seen = seen.unwrap_or_else(|| panic!("{name}: no picture was seen"));
@@ -255,11 +254,11 @@ fn turns(stack: Stack, screen: &Screen, name: &str) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let seen = screen.wait_for(|picture| has_cube(picture, 50_000));
+    let seen = screen.wait_for(|picture| picture.has_cube(50_000));
     // More ground than the window has at first.
     let larger = if let Screen::X11(x) = screen {
         resize(x, 780, 580);
-        screen.wait_for(|picture| has_cube(picture, 260_000))
+        screen.wait_for(|picture| picture.has_cube(260_000))
     } else {
         screen.wait_for(|_| true)
     };
@@ -298,21 +297,4 @@ fn resize(x: &XServer, width: u32, height: u32) {
         let request = connection.configure_window(window, &size).unwrap();
         request.check().unwrap();
     }
-}
-
-/// Whether there is a window with a cube: that much grey ground, and a picture of many colours on it.
-fn has_cube(picture: &Picture, least: usize) -> bool {
-    let colors = colors(picture);
-    // vkcube clears to 0.2 of white.
-    let ground = colors.get(&[51, 51, 51]).copied().unwrap_or(0);
-    ground > least && colors.len() > 100
-}
-
-/// How many pixels have which colour.
-fn colors(picture: &Picture) -> BTreeMap<[u8; 3], usize> {
-    let mut colors = BTreeMap::new();
-    for pixel in &picture.pixels {
-        *colors.entry(*pixel).or_default() += 1;
-    }
-    colors
 }
