@@ -211,7 +211,10 @@ impl<K: Kernel> Drm<K> {
             self.kernel
                 .ioctl(request::<T>(number), bytes_of_mut(argument))
         };
-        if let Err(error @ (Errno::NODEV | Errno::IO)) = result {
+        // Of an import they say that the file is of a device that the kernel takes nothing from.
+        if let Err(error @ (Errno::NODEV | Errno::IO)) = result
+            && number != number::PRIME_FD_TO_HANDLE
+        {
             self.lost(&error.to_string());
         }
         result
@@ -859,6 +862,18 @@ mod tests {
         *fake.fails.lock() = Some((number::EXECBUFFER, Errno::NODEV));
         assert!(ring.ping.ping().is_err());
         assert!(!ring.ping.peer_alive());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_imported_says_nothing_of_the_device() {
+        let fake = Arc::new(Fake::new());
+        let drm = drm(&fake).unwrap();
+        let mut ring = drm.create_ring().unwrap();
+        *fake.fails.lock() = Some((number::PRIME_FD_TO_HANDLE, Errno::NODEV));
+        let error = drm.import(fake.memory.as_fd()).err().unwrap();
+        assert!(matches!(error, Error::Refused(_)), "{error}");
+        assert!(ring.ping.peer_alive());
+        ring.ping.ping().unwrap();
     }
 
     #[test]
