@@ -84,7 +84,8 @@ impl<'g> Copies<'g> {
             .old_layout(from)
             .new_layout(to)
             .subresource_range(image.range);
-        Ok(unsafe { self.fns.transition_image_layout(&[transition])? })
+        unsafe { self.fns.transition_image_layout(&[transition])? };
+        Ok(())
     }
 
     fn to_image(
