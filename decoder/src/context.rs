@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use asgard_protocol::driver::{DeviceFns, InstanceFns};
 use asgard_protocol::extension::Features;
@@ -17,6 +17,7 @@ use crate::recording::Recording;
 use crate::renderer::{Renderer, SharedMemory};
 use crate::sequence::Sequence;
 use crate::signal::Signals;
+use crate::status_page::StatusPage;
 use crate::stream::Stream;
 use crate::vulkan::{destroy_leftover, known_upstream};
 use crate::{Blob, Error, Limits, Stats};
@@ -58,6 +59,21 @@ pub(crate) struct Queue {
     /// Held around everything that Vulkan wants externally synchronised on a queue: the guest does
     /// that among its own calls, and this adds ours.
     pub(crate) lock: Mutex<()>,
+    /// How many submissions there were.
+    pub(crate) submitted: AtomicU64,
+    /// So many of the first of them were shown as complete on the status page.
+    pub(crate) completed: AtomicU64,
+}
+
+impl Queue {
+    pub(crate) fn new(handle: VkQueue) -> Self {
+        Self {
+            handle,
+            lock: Mutex::new(()),
+            submitted: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+        }
+    }
 }
 
 /// A guest's VkDeviceMemory.
@@ -113,6 +129,7 @@ pub struct Context {
     pub(crate) command_pools: Mutex<HashMap<u64, HashSet<u64>>>,
     pub(crate) templates: Mutex<HashMap<u64, Arc<[VkDescriptorUpdateTemplateEntry]>>>,
     pub(crate) signals: Signals,
+    pub(crate) status_page: OnceLock<Arc<StatusPage>>,
     /// Where streams are recorded, and how many were.
     recordings: Mutex<(Option<PathBuf>, u64)>,
 }
@@ -165,6 +182,7 @@ impl Context {
             command_pools: Mutex::default(),
             templates: Mutex::default(),
             signals: Signals::default(),
+            status_page: OnceLock::new(),
             recordings: Mutex::default(),
         })
     }

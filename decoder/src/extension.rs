@@ -1,12 +1,16 @@
 //! Asgard's own part of the wire: which features a stream uses, and ids that its guest chooses.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use asgard_protocol::Command;
-use asgard_protocol::extension::{CHOOSE_IDS, Features, UNANSWERED, USE_FEATURES, words};
+use asgard_protocol::extension::{
+    CHOOSE_IDS, FOLLOW_QUEUE, FOLLOWED, Features, STATUS_PAGE, UNANSWERED, USE_FEATURES, words,
+};
 use asgard_protocol::types::{Kind, VK_SUCCESS, VkResult};
 
 use crate::Error;
+use crate::status_page::{Slot, StatusPage};
 use crate::stream::Engine;
 
 /// The most ids of one packet.
@@ -148,8 +152,64 @@ impl Engine {
                 }
                 self.unanswered = true;
             }
+            STATUS_PAGE => {
+                self.uses(Features::STATUS_PAGE)?;
+                let (Some(blob_id), None) = (words.next(), words.next()) else {
+                    return Err(Error::Nonsense("a status page without its blob id"));
+                };
+                self.make_status_page(blob_id)?;
+            }
+            FOLLOW_QUEUE => {
+                self.uses(Features::STATUS_PAGE)?;
+                let (Some(queue), Some(slot), Some(until), None) =
+                    (words.next(), words.next(), words.next(), words.next())
+                else {
+                    return Err(Error::Nonsense("a queue to follow that is not three words"));
+                };
+                self.follow(queue, slot, until)?;
+            }
             _ => return Err(Error::UnknownOpcode(opcode)),
         }
         Ok(())
+    }
+
+    fn make_status_page(&mut self, blob_id: u64) -> Result<(), Error> {
+        if self.lost {
+            return Ok(());
+        }
+        let page = StatusPage::new().map_err(|_| Error::Limit {
+            what: "memory for a status page",
+            limit: 0,
+        })?;
+        let page = Arc::new(page);
+        if self.context.status_page.set(Arc::clone(&page)).is_err() {
+            return Err(Error::Nonsense("a second status page"));
+        }
+        self.context.publish(Some(blob_id), page.memory())?;
+        Ok(())
+    }
+
+    fn follow(&mut self, queue_token: u64, slot: u64, until: u64) -> Result<(), Error> {
+        if self.lost {
+            return Ok(());
+        }
+        let context = Arc::clone(&self.context);
+        let Some(page) = context.status_page.get() else {
+            return Err(Error::Nonsense("a queue to follow without a status page"));
+        };
+        let slot =
+            Slot::new(slot).ok_or(Error::Nonsense("a slot that the status page does not have"))?;
+        // The packet has no number: what another thread has sent since may be done by now, and its device gone.
+        let queue = context.queues.read().get(&queue_token).cloned();
+        let device = (context.objects.parent(queue_token))
+            .and_then(|device| context.devices.read().get(&device).cloned());
+        let (Some(queue), Some(device)) = (queue, device) else {
+            return Ok(());
+        };
+        let submitted = queue.submitted.load(Ordering::Acquire);
+        if until > submitted.saturating_add(FOLLOWED) {
+            return Err(Error::Nonsense("a queue to follow far ahead"));
+        }
+        (context.signals).follow(&context, &device, queue_token, &queue, (page, slot), until)
     }
 }

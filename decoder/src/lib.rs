@@ -28,6 +28,7 @@ mod recording;
 mod renderer;
 mod sequence;
 mod signal;
+mod status_page;
 mod stream;
 mod vulkan;
 

@@ -1,4 +1,5 @@
-//! Sync files: telling the device when a guest's fence or semaphore signals.
+//! Sync files and the status page: telling when a guest's fence or semaphore signals, and how far its queues
+//! have come.
 //!
 //! A guest's fence may be destroyed or reset while somebody still waits for the sync file made of it,
 //! so what is waited for is a fence of our own, submitted behind the guest's work on the same queue.
@@ -16,8 +17,27 @@ use parking_lot::Mutex;
 
 use crate::Error;
 use crate::context::{Context, Device, Queue};
+use crate::status_page::{Progress, Slot, StatusPage};
 
 type Done = Box<dyn FnOnce() + Send>;
+
+/// What there is to do once a queue has done all that was submitted to it.
+enum Then {
+    /// Somebody waits for it, also if it never will.
+    Tell(Done),
+    Show(Progress),
+}
+
+impl Then {
+    /// It has, or never will.
+    fn end(self, complete: bool) {
+        match self {
+            Self::Tell(done) => done(),
+            Self::Show(progress) if complete => progress.show(),
+            Self::Show(_) => {}
+        }
+    }
+}
 
 /// How often a waiting thread looks whether its context died.
 const LOOK_NS: u64 = 100_000_000;
@@ -26,6 +46,8 @@ const LOOK_NS: u64 = 100_000_000;
 pub(crate) struct Signals {
     /// How many wait for a submit that did not come yet.
     waiting: AtomicUsize,
+    /// How many queues are followed.
+    following: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -37,14 +59,37 @@ struct State {
     semaphores: HashMap<u64, Vec<Done>>,
     /// The queue that each fence was last submitted to.
     queues: HashMap<u64, u64>,
+    /// The queues that are followed.
+    followed: HashMap<u64, Followed>,
     /// The waiting thread of each queue.
     threads: HashMap<u64, (Sender<Wait>, JoinHandle<()>)>,
+}
+
+/// A queue whose progress the guest reads on the status page.
+struct Followed {
+    page: Arc<StatusPage>,
+    slot: Slot,
+    /// The number of the last submission that is followed.
+    until: u64,
+    /// The number of the last one that is waited for.
+    waited: u64,
+}
+
+impl Followed {
+    fn progress(&self, queue: &Arc<Queue>, number: u64) -> Then {
+        Then::Show(Progress {
+            page: Arc::clone(&self.page),
+            slot: self.slot,
+            queue: Arc::clone(queue),
+            number,
+        })
+    }
 }
 
 struct Wait {
     device: Arc<Device>,
     fence: VkFence,
-    done: Done,
+    then: Then,
 }
 
 impl std::fmt::Debug for Signals {
@@ -85,7 +130,8 @@ impl Signals {
             let queue = self.state.lock().queues.get(&token).copied();
             let queue = queue.and_then(|q| Some((q, context.queues.read().get(&q).cloned()?)));
             if let Some((queue_token, queue)) = queue {
-                return self.chase(context, &device, queue_token, &queue, done);
+                let then = Then::Tell(done);
+                return self.chase(context, &device, queue_token, &queue, then);
             }
             self.state
                 .lock()
@@ -106,18 +152,18 @@ impl Signals {
         Ok(())
     }
 
-    /// Calls `done` once everything submitted to the queue so far is complete.
+    /// Once everything submitted to the queue so far is complete, does what there is to do.
     fn chase(
         &self,
         context: &Arc<Context>,
         device: &Arc<Device>,
         queue_token: u64,
         queue: &Queue,
-        done: Done,
+        then: Then,
     ) -> Result<(), Error> {
         let live = device.live.read();
         if !*live {
-            done();
+            then.end(false);
             return Ok(());
         }
         let fns = &device.fns;
@@ -142,7 +188,7 @@ impl Signals {
             )
         };
         if result != VK_SUCCESS {
-            done();
+            then.end(false);
             return Err(Error::Driver {
                 what: "making a fence",
                 result,
@@ -155,10 +201,10 @@ impl Signals {
         let wait = Wait {
             device: Arc::clone(device),
             fence,
-            done,
+            then,
         };
         if result != VK_SUCCESS {
-            wait.finish();
+            wait.finish(false);
             return Err(Error::Driver {
                 what: "submitting a fence",
                 result,
@@ -174,30 +220,76 @@ impl Signals {
             )
         });
         if let Err(unsent) = sender.send(wait) {
-            unsent.0.finish();
+            unsent.0.finish(false);
         }
         Ok(())
     }
 
-    /// Notes a submission: its fence, and the semaphores it signals.
+    /// Shows in a slot of the status page how far the queue has come: now, and after each submission up to
+    /// that number.
+    pub(crate) fn follow(
+        &self,
+        context: &Arc<Context>,
+        device: &Arc<Device>,
+        queue_token: u64,
+        queue: &Arc<Queue>,
+        (page, slot): (&Arc<StatusPage>, Slot),
+        until: u64,
+    ) -> Result<(), Error> {
+        // Held until it is noted, so that the end of the device finds it.
+        let live = device.live.read();
+        if !*live {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        let followed = state.followed.entry(queue_token).or_insert_with(|| {
+            self.following.fetch_add(1, Ordering::SeqCst);
+            Followed {
+                page: Arc::clone(page),
+                slot,
+                until,
+                waited: 0,
+            }
+        });
+        followed.slot = slot;
+        followed.until = followed.until.max(until);
+        let number = queue.submitted.load(Ordering::Acquire);
+        if number <= followed.waited {
+            return Ok(());
+        }
+        followed.waited = number;
+        let then = followed.progress(queue, number);
+        drop((state, live));
+        self.chase(context, device, queue_token, queue, then)
+    }
+
+    /// Notes a submission: its number on its queue, its fence, and the semaphores it signals.
     pub(crate) fn submitted(
         &self,
         context: &Arc<Context>,
         device: &Arc<Device>,
         queue_token: u64,
-        queue: &Queue,
+        (queue, number): (&Arc<Queue>, u64),
         fence_token: u64,
         signals: impl Iterator<Item = VkSemaphore>,
     ) -> Result<(), Error> {
-        let nobody = self.waiting.load(Ordering::SeqCst) == 0;
+        let nobody =
+            self.waiting.load(Ordering::SeqCst) == 0 && self.following.load(Ordering::SeqCst) == 0;
         if fence_token == 0 && nobody {
             return Ok(());
         }
         let mut due = Vec::new();
+        let mut progress = None;
         let mut state = self.state.lock();
         if fence_token != 0 {
             state.queues.insert(fence_token, queue_token);
             due.extend(state.fences.remove(&fence_token).into_iter().flatten());
+        }
+        if let Some(followed) = state.followed.get_mut(&queue_token)
+            && number <= followed.until
+        {
+            followed.waited = followed.waited.max(number);
+            progress = Some(followed.progress(queue, number));
         }
         if !state.semaphores.is_empty() {
             for semaphore in signals {
@@ -206,8 +298,8 @@ impl Signals {
         }
         drop(state);
         self.waiting.fetch_sub(due.len(), Ordering::SeqCst);
-        for done in due {
-            self.chase(context, device, queue_token, queue, done)?;
+        for then in due.into_iter().map(Then::Tell).chain(progress) {
+            self.chase(context, device, queue_token, queue, then)?;
         }
         Ok(())
     }
@@ -265,7 +357,12 @@ impl Signals {
         let threads: Vec<_> = {
             let mut state = self.state.lock();
             queues
-                .filter_map(|queue| state.threads.remove(&queue))
+                .filter_map(|queue| {
+                    if state.followed.remove(&queue).is_some() {
+                        self.following.fetch_sub(1, Ordering::SeqCst);
+                    }
+                    state.threads.remove(&queue)
+                })
                 .collect()
         };
         for (sender, thread) in threads {
@@ -292,27 +389,24 @@ impl Signals {
 }
 
 impl Wait {
-    fn finish(self) {
+    fn finish(self, complete: bool) {
         if let Some(destroy) = self.device.fns.vkDestroyFence {
             // SAFETY: the fence is ours; it was signalled, or its queue is lost.
             unsafe { destroy(self.device.handle, self.fence, std::ptr::null()) };
         }
-        (self.done)();
+        self.then.end(complete);
     }
 }
 
 fn wait_all(context: &Context, waits: &Receiver<Wait>) {
     while let Ok(wait) = waits.recv() {
+        let mut result = VK_TIMEOUT;
         if let Some(f) = wait.device.fns.vkWaitForFences {
-            // SAFETY: the fence is ours, and its device lives as long as this wait.
-            while unsafe { f(wait.device.handle, 1, &raw const wait.fence, 1, LOOK_NS) }
-                == VK_TIMEOUT
-            {
-                if context.is_dead() {
-                    break;
-                }
+            while result == VK_TIMEOUT && !context.is_dead() {
+                // SAFETY: the fence is ours, and its device lives as long as this wait.
+                result = unsafe { f(wait.device.handle, 1, &raw const wait.fence, 1, LOOK_NS) };
             }
         }
-        wait.finish();
+        wait.finish(result == VK_SUCCESS);
     }
 }

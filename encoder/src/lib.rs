@@ -14,6 +14,7 @@ mod driver;
 mod object;
 mod pages;
 mod process;
+mod status_page;
 mod stream;
 mod virtgpu;
 mod vulkan;

@@ -7,6 +7,7 @@ use asgard_protocol::extension::{Features, GENERATIONS, IDS, chosen, chosen_numb
 use asgard_protocol::types::Kind;
 use parking_lot::Mutex;
 
+use crate::status_page::StatusPage;
 use crate::stream::Unsent;
 use crate::virtgpu::{self, Error, VirtGpu};
 
@@ -22,6 +23,7 @@ pub(crate) struct Process {
     /// What both ends use of Asgard's own part of the wire.
     pub(crate) features: Features,
     ids: Mutex<Ids>,
+    status_page: OnceLock<Option<StatusPage>>,
 }
 
 /// The ids that this guest chooses for what it creates.
@@ -170,7 +172,17 @@ impl Process {
             blobs: AtomicU64::new(0),
             unsent: Unsent::default(),
             ids: Mutex::default(),
+            status_page: OnceLock::new(),
         })
+    }
+
+    /// Where the host shows how far queues have come, if it does.
+    pub(crate) fn status_page(&self) -> Option<&StatusPage> {
+        let open = || {
+            let has = self.features.has(Features::STATUS_PAGE);
+            has.then(|| StatusPage::open(self)).flatten()
+        };
+        self.status_page.get_or_init(open).as_ref()
     }
 
     /// Chooses ids for `n` objects; false, and none, when the host has to do it.

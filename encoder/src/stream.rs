@@ -218,6 +218,14 @@ impl Stream {
         self.collect(Answer::None, c)
     }
 
+    /// Sends a packet of Asgard's own, and all that was collected.
+    pub(crate) fn note(&self, opcode: u32, words: &[u64]) -> Result<(), Lost> {
+        self.process.unsent.settle(self.address());
+        let open = &mut *self.ring.lock();
+        extension::write(opcode, words, &mut open.packets);
+        self.publish(open)
+    }
+
     /// Sends a command that makes objects with these ids and is not answered, soon.
     pub(crate) fn create<C: Command>(self: &Arc<Self>, c: &C, ids: &[u64]) -> Result<(), Lost> {
         self.collect(Answer::Ids(ids), c)

@@ -174,6 +174,30 @@ fn a_wait_ends_when_the_worker_dies() {
 }
 
 #[test]
+fn what_is_polled_is_read_from_memory() {
+    if !require(&["mesa", "asgard"]) {
+        return;
+    }
+    let answered = |features: &str| -> u64 {
+        let mut command = via::asgard_run(&["--driver=asgard"]).expect("the asgard program");
+        command
+            .args([PROGRAM, "polls"])
+            .env("ASGARD_WIRE_FEATURES", features);
+        let done = via::run(command, LIMIT).and_then(via::Finished::success);
+        let done = done.unwrap_or_else(|error| panic!("{features}: {error:#}"));
+        let words: Vec<&str> = done.stderr.split_whitespace().collect();
+        let at = words
+            .windows(3)
+            .position(|w| w == ["of", "them", "answered,"]);
+        let number = at.and_then(|at| words[at - 1].parse().ok());
+        number.unwrap_or_else(|| panic!("{}", done.stderr))
+    };
+    // 120000 polls; some are asked now and then.
+    let (without, with) = (answered("none"), answered("all"));
+    assert!(without > 120_000 && with < 12_000, "{without}, {with}");
+}
+
+#[test]
 fn polling_ends_when_the_worker_dies() {
     let Some(server) = server(&[]) else { return };
     let program = Running::start(situation(&server, "poll"));

@@ -8,7 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asgard_asg::layout;
-use asgard_protocol::extension::{self, CHOOSE_IDS, Features, UNANSWERED, USE_FEATURES, chosen};
+use asgard_protocol::extension::{
+    self, CHOOSE_IDS, FOLLOW_QUEUE, FOLLOWED, Features, SLOTS, STATUS_PAGE, UNANSWERED,
+    USE_FEATURES, chosen,
+};
 use asgard_protocol::types::*;
 use asgard_protocol::{Command as _, commands as p, zeroed};
 use asgard_tests::guest::{Guest, Objects, PATIENCE, Painter, Thread, encode, staged};
@@ -607,6 +610,75 @@ fn extensions_of_the_wire_that_are_misused_end_their_context() {
             })
         },
     );
+    for opcode in [STATUS_PAGE, FOLLOW_QUEUE] {
+        stage.ends_with_objects(
+            "uses status-page of the wire, which was not agreed on",
+            |t, _| ours(t, opcode, &[1]),
+        );
+    }
+    with("a status page without its blob id", &|t, _| {
+        ours(t, STATUS_PAGE, &[1, 2])
+    });
+    with("a second status page", &|t, _| {
+        ours(t, STATUS_PAGE, &[1])?;
+        ours(t, STATUS_PAGE, &[2])
+    });
+    let queue_of = |t: &mut Thread, o: &Objects| -> anyhow::Result<u64> {
+        let mut queue = VkQueue(0);
+        t.call(&mut p::vkGetDeviceQueue {
+            device: o.device,
+            pQueue: &raw mut queue,
+            ..zeroed()
+        })?;
+        Ok(queue.0)
+    };
+    with("a queue to follow without a status page", &|t, o| {
+        let queue = queue_of(t, o)?;
+        ours(t, FOLLOW_QUEUE, &[queue, 0, 1])
+    });
+    with("a queue to follow that is not three words", &|t, o| {
+        let queue = queue_of(t, o)?;
+        ours(t, STATUS_PAGE, &[1])?;
+        ours(t, FOLLOW_QUEUE, &[queue, 0])
+    });
+    for (slot, until, text) in [
+        (SLOTS, 1, "a slot that the status page does not have"),
+        (u64::MAX, 1, "a slot that the status page does not have"),
+        (0, FOLLOWED + 1, "a queue to follow far ahead"),
+        (0, u64::MAX, "a queue to follow far ahead"),
+    ] {
+        with(text, &|t, o| {
+            let queue = queue_of(t, o)?;
+            ours(t, STATUS_PAGE, &[1])?;
+            ours(t, FOLLOW_QUEUE, &[queue, slot, until])
+        });
+    }
+    // A guest that asks for the same again and again, and never looks.
+    stage.lives("a queue that is followed", |_, _, t| {
+        let o = Objects::new(t)?;
+        ours(t, USE_FEATURES, &[all])?;
+        ours(t, STATUS_PAGE, &[1])?;
+        let queue = queue_of(t, &o)?;
+        // What is no queue may have been one.
+        for token in [0, o.device.0, queue + 1, u64::MAX] {
+            ours(t, FOLLOW_QUEUE, &[token, 0, 1])?;
+        }
+        for round in 0..5000 {
+            ours(t, FOLLOW_QUEUE, &[queue, round % SLOTS, round])?;
+            if round % 100 == 0 {
+                t.send(&p::vkQueueSubmitAsyncGOOGLE {
+                    queue: VkQueue(queue),
+                    ..zeroed()
+                })?;
+            }
+        }
+        let idle = t.call(&mut p::vkDeviceWaitIdle {
+            device: o.device,
+            device_token: 0,
+        })?;
+        anyhow::ensure!(idle == VK_SUCCESS, "the device says {idle}");
+        Ok(())
+    });
     // A guest that behaves: what it does not wait for happens, and in order.
     stage.lives("unanswered commands", |_, _, t| {
         let o = Objects::new(t)?;

@@ -31,16 +31,19 @@ impl Features {
     pub const HOST_IMAGE_COPY: Self = Self(16);
     /// Guests say of a packet that they do not wait for its answer.
     pub const UNANSWERED: Self = Self(32);
+    /// Guests read in shared memory how far their queues have come.
+    pub const STATUS_PAGE: Self = Self(64);
     /// All that this code knows.
-    pub const ALL: Self = Self(63);
+    pub const ALL: Self = Self(127);
 
-    const NAMES: [(&'static str, Self); 6] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("chosen-ids", Self::CHOSEN_IDS),
         ("kept-recordings", Self::KEPT_RECORDINGS),
         ("batches", Self::BATCHES),
         ("inline-uniforms", Self::INLINE_UNIFORMS),
         ("host-image-copy", Self::HOST_IMAGE_COPY),
         ("unanswered", Self::UNANSWERED),
+        ("status-page", Self::STATUS_PAGE),
     ];
 
     /// Each alone, and its name.
@@ -120,6 +123,19 @@ pub const CHOOSE_IDS: u32 = 0x4153_0002;
 
 /// Opcode: the next packet is not answered; its result must be `VK_SUCCESS`.
 pub const UNANSWERED: u32 = 0x4153_0003;
+
+/// Opcode: the host makes the status page, and publishes it under a blob id, a u64.
+pub const STATUS_PAGE: u32 = 0x4153_0004;
+
+/// Opcode: the host shows on the status page how far a queue has come: the queue, the slot, and the
+/// number of the last submission that it follows, each a u64.
+pub const FOLLOW_QUEUE: u32 = 0x4153_0005;
+
+/// Slots of the status page, each a u64.
+pub const SLOTS: u64 = 512;
+
+/// How far ahead of what was submitted a queue is followed at most.
+pub const FOLLOWED: u64 = 1 << 16;
 
 /// Whether an opcode is one of Asgard's own, which have no sequence number.
 #[inline]
@@ -208,7 +224,13 @@ mod tests {
 
     #[test]
     fn our_opcodes_are_nobody_elses() {
-        let ours = [USE_FEATURES, CHOOSE_IDS, UNANSWERED];
+        let ours = [
+            USE_FEATURES,
+            CHOOSE_IDS,
+            UNANSWERED,
+            STATUS_PAGE,
+            FOLLOW_QUEUE,
+        ];
         for opcode in ours {
             assert!(is_ours(opcode));
             assert_eq!(crate::commands::name(opcode), None);

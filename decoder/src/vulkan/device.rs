@@ -133,13 +133,8 @@ impl Engine {
         let token = context
             .objects
             .insert(Kind::Queue, device_token, handle.0)?;
-        context.queues.write().insert(
-            token,
-            Arc::new(Queue {
-                handle,
-                lock: Mutex::new(()),
-            }),
-        );
+        let queue = Arc::new(Queue::new(handle));
+        context.queues.write().insert(token, queue);
         queues.insert(key, token);
         Ok(token)
     }

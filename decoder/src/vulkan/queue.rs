@@ -31,6 +31,8 @@ impl Engine {
         let queue = self.queue(queue_token)?;
         let guard = queue.lock.lock();
         let result = call(&device.fns)?;
+        // The guest counts them too, before it knows of a result.
+        let number = queue.submitted.fetch_add(1, Ordering::AcqRel) + 1;
         drop(guard);
         context.counters.submits.fetch_add(1, Ordering::Relaxed);
         if result == VK_SUCCESS {
@@ -38,7 +40,7 @@ impl Engine {
                 &context,
                 &device,
                 queue_token,
-                queue,
+                (queue, number),
                 fence_token,
                 signals,
             )?;

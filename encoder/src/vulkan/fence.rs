@@ -37,6 +37,8 @@ pub(crate) struct Fences {
 #[derive(Debug)]
 struct Payload {
     state: State,
+    /// What was known of other queues when it was last certain that it is not signalled.
+    dark: u64,
     /// In the place of the host's fence, until the next reset.
     imported: Option<SyncFile>,
     /// The host's fence still signals for the sync file that was made of it, which reset the
@@ -68,6 +70,15 @@ impl Payload {
         self.state
     }
 
+    /// It is not signalled, and the host would say the same, if [`Self::state`] was called just before.
+    fn is_dark(&self) -> bool {
+        match self.state {
+            State::Unsignalled => true,
+            State::Submitted(place) => place.is_followed() && self.dark == place.news(),
+            State::Signalled => false,
+        }
+    }
+
     /// The host's fence is signalled.
     fn signalled(&mut self) {
         if let State::Submitted(place) = self.state {
@@ -84,7 +95,11 @@ impl Fences {
 
     /// The application submits a fence.
     pub(super) fn submitted(&self, fence: VkFence, place: Place) {
-        self.change(fence, |payload| payload.state = State::Submitted(place));
+        self.change(fence, |payload| {
+            payload.state = State::Submitted(place);
+            // It is not sent yet.
+            payload.dark = place.news();
+        });
     }
 }
 
@@ -351,12 +366,16 @@ fn wait(c: &mut p::vkWaitForFences, fences: &[VkFence], known: &Fences) -> VkRes
         slice = (slice * 2).min(*SLICE.end());
     }
     let ask = |fences: &[VkFence], timeout| {
-        Driver.call(&mut p::vkWaitForFences {
+        let ret = Driver.call(&mut p::vkWaitForFences {
             fenceCount: fences.len() as u32,
             pFences: fences.as_ptr(),
             timeout,
             ..*c
-        })
+        });
+        if ret == VK_SUCCESS {
+            heard::of_any_queue();
+        }
+        ret
     };
     if c.waitAll != 0 {
         if !hosts.is_empty() {
@@ -412,6 +431,7 @@ impl FenceCommands for Driver {
                     0 => State::Unsignalled,
                     _ => State::Signalled,
                 },
+                dark: 0,
                 imported: None,
                 exported: None,
             };
@@ -434,6 +454,7 @@ impl FenceCommands for Driver {
     fn vkGetFenceStatus(&self, c: &mut p::vkGetFenceStatus) -> VkResult {
         // SAFETY: the application passes a live device.
         let device = unsafe { device(c.device) };
+        let mut place = None;
         if let Some(payload) = device.fences.known.lock().get_mut(&c.fence.0) {
             match &payload.imported {
                 Some(None) => return VK_SUCCESS,
@@ -444,13 +465,25 @@ impl FenceCommands for Driver {
             }
             match payload.state() {
                 State::Signalled => return VK_SUCCESS,
-                State::Unsignalled if device.heard.lately() => return VK_NOT_READY,
-                _ => {}
+                _ if payload.is_dark() && device.heard.lately() => return VK_NOT_READY,
+                State::Submitted(submitted) => place = Some((submitted, submitted.news())),
+                State::Unsignalled => {}
             }
         }
         let ret = device.heard.from(self.call(c));
-        if ret == VK_SUCCESS {
-            device.fences.change(c.fence, Payload::signalled);
+        match (ret, place) {
+            (VK_SUCCESS, _) => {
+                device.fences.change(c.fence, Payload::signalled);
+            }
+            (VK_NOT_READY, Some((place, news))) => {
+                device.fences.change(c.fence, |payload| {
+                    if payload.state == State::Submitted(place) {
+                        payload.dark = news;
+                    }
+                });
+                place.refused();
+            }
+            _ => {}
         }
         ret
     }
@@ -484,8 +517,19 @@ pub(super) fn wait_all(c: &mut p::vkWaitForFences) -> VkResult {
         let fences = std::slice::from_raw_parts(c.pFences, c.fenceCount as usize);
         (device(c.device), fences)
     };
+    if let ([fence], 0) = (fences, c.timeout) {
+        let status = Driver.vkGetFenceStatus(&mut p::vkGetFenceStatus {
+            device: c.device,
+            fence: *fence,
+            ..zeroed()
+        });
+        return match status {
+            VK_NOT_READY => VK_TIMEOUT,
+            other => other,
+        };
+    }
     let all = c.waitAll != 0 || fences.len() == 1;
-    let (mut signalled, mut unsignalled) = (0, 0);
+    let (mut signalled, mut dark) = (0, 0);
     {
         let mut known = device.fences.known.lock();
         for fence in fences {
@@ -496,8 +540,8 @@ pub(super) fn wait_all(c: &mut p::vkWaitForFences) -> VkResult {
                 }
                 Some(payload) => match payload.state() {
                     State::Signalled => signalled += 1,
-                    State::Unsignalled => unsignalled += 1,
-                    State::Submitted(_) => {}
+                    _ if payload.is_dark() => dark += 1,
+                    _ => {}
                 },
                 None => {}
             }
@@ -506,11 +550,14 @@ pub(super) fn wait_all(c: &mut p::vkWaitForFences) -> VkResult {
     if signalled == fences.len() || !all && signalled > 0 {
         return VK_SUCCESS;
     }
-    let in_vain = unsignalled == fences.len() || all && unsignalled > 0;
+    let in_vain = dark == fences.len() || all && dark > 0;
     if in_vain && c.timeout == 0 && device.heard.lately() {
         return VK_TIMEOUT;
     }
     let ret = device.heard.from(Driver.call(c));
+    if ret == VK_SUCCESS && !all {
+        heard::of_any_queue();
+    }
     if ret == VK_SUCCESS && all {
         let mut known = device.fences.known.lock();
         for fence in fences {
@@ -534,6 +581,7 @@ mod tests {
         for fence in all {
             let payload = Payload {
                 state: State::Unsignalled,
+                dark: 0,
                 imported: None,
                 exported: None,
             };
@@ -554,6 +602,7 @@ mod tests {
     fn a_fence_that_was_not_submitted_is_not_signalled() {
         let mut payload = Payload {
             state: State::Unsignalled,
+            dark: 0,
             imported: None,
             exported: None,
         };

@@ -2,6 +2,9 @@
 //!
 //! Whoever is answered from memory hears nothing of the host, and might ask for ever for what a host that is
 //! gone will not do. So "not yet" is believed only for a while.
+//!
+//! Nor may an answer from memory contradict what the program has learnt elsewhere: that one queue has come
+//! further may mean that another has, too. News says when that may be.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +13,33 @@ use asgard_protocol::types::VkResult;
 /// Milliseconds for which "not yet" is answered without asking: a lost device has to say so within a second,
 /// and a host may take most of that to be given up.
 const BELIEVED: u64 = 100;
+
+/// How often it became known of any queue that it has come further.
+static NEWS: AtomicU64 = AtomicU64::new(0);
+
+/// Some queue has come further, and nobody knows which.
+pub(super) fn of_any_queue() {
+    NEWS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// How often it became known of one queue that it has come further.
+#[derive(Debug, Default)]
+pub(super) struct News(AtomicU64);
+
+impl News {
+    /// This queue has come further.
+    pub(super) fn came(&self) {
+        // In this order: who reads them the other way round misses none.
+        NEWS.fetch_add(1, Ordering::SeqCst);
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How much there was of all other queues.
+    pub(super) fn of_others(&self) -> u64 {
+        let own = self.0.load(Ordering::SeqCst);
+        NEWS.load(Ordering::SeqCst).wrapping_sub(own)
+    }
+}
 
 /// When the host last answered a question that may be answered from memory.
 #[derive(Debug, Default)]
@@ -47,6 +77,16 @@ fn now() -> u64 {
 mod tests {
     use super::*;
     use asgard_protocol::types::{VK_ERROR_DEVICE_LOST, VK_NOT_READY};
+
+    #[test]
+    fn news_are_those_of_others() {
+        let (one, other) = (News::default(), News::default());
+        let (before, others) = (one.of_others(), other.of_others());
+        one.came();
+        assert_ne!(other.of_others(), others);
+        other.came();
+        assert_ne!(one.of_others(), before);
+    }
 
     #[test]
     fn an_answer_is_believed_and_a_loss_is_not() {

@@ -1,14 +1,20 @@
 //! Queues: what is submitted to them, and how far they are known to have come.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use asgard_protocol::Command;
+use asgard_protocol::extension::FOLLOW_QUEUE;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::object::Dispatchable;
+use crate::object::{Dispatchable, token_of};
+use crate::process::Process;
+use crate::status_page::StatusPage;
+use crate::stream;
 use crate::vulkan::command_buffer::flush;
 use crate::vulkan::device::device;
+use crate::vulkan::heard::News;
 use crate::vulkan::image::find;
 
 #[derive(Debug)]
@@ -21,7 +27,21 @@ pub(crate) struct Queue {
     submitted: AtomicU64,
     /// So many of the first of them are known to be complete.
     done: AtomicU64,
+    news: News,
+    /// Where the host shows how many are complete; none if it does not.
+    slot: OnceLock<Option<(&'static StatusPage, usize)>>,
+    /// The number of the last submission after which it does.
+    followed: AtomicU64,
+    /// How often it said of a submission that is not followed that it is not complete.
+    refused: AtomicU32,
 }
+
+/// A host follows a queue for so many submissions: each costs it one of its own, and a program may stop asking.
+const AHEAD: u64 = 64;
+
+/// So often a program asks before the queue is followed: one that asks once for each submission, when it is
+/// complete or nearly, need not be served better.
+const PATIENCE: u32 = 2;
 
 impl Queue {
     pub(super) fn new(device: VkDevice) -> Self {
@@ -30,7 +50,28 @@ impl Queue {
             turn: Mutex::default(),
             submitted: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            news: News::default(),
+            slot: OnceLock::new(),
+            followed: AtomicU64::new(0),
+            refused: AtomicU32::new(0),
         }
+    }
+
+    /// So many of the first submissions are complete.
+    fn advance(&self, number: u64) {
+        if self.done.fetch_max(number, Ordering::AcqRel) < number {
+            self.news.came();
+        }
+    }
+
+    /// How many the host shows as complete.
+    fn look(&self) -> u64 {
+        let Some(Some((page, slot))) = self.slot.get() else {
+            return 0;
+        };
+        let number = page.read(*slot);
+        self.advance(number);
+        number
     }
 }
 
@@ -58,13 +99,51 @@ impl Place {
     /// It is known to be complete.
     #[inline]
     pub(super) fn is_done(self) -> bool {
-        of(&self.queue).done.load(Ordering::Acquire) >= self.number
+        let queue = of(&self.queue);
+        queue.done.load(Ordering::Acquire) >= self.number || queue.look() >= self.number
+    }
+
+    /// The host shows when it is complete.
+    pub(super) fn is_followed(self) -> bool {
+        of(&self.queue).followed.load(Ordering::Acquire) >= self.number
+    }
+
+    /// What is known of other queues, which may mean that this is complete although it is not shown yet.
+    pub(super) fn news(self) -> u64 {
+        of(&self.queue).news.of_others()
+    }
+
+    /// The host was asked, and says that it is not complete.
+    pub(super) fn refused(self) {
+        if !self.is_followed()
+            && of(&self.queue).refused.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE
+        {
+            self.follow();
+        }
+    }
+
+    /// Has the host show how far the queue comes.
+    fn follow(self) {
+        let queue = of(&self.queue);
+        queue.refused.store(0, Ordering::Relaxed);
+        let slot = queue.slot.get_or_init(|| {
+            let page = Process::get()?.status_page()?;
+            Some((page, page.slot()?))
+        });
+        let Some((_, slot)) = slot else { return };
+        let until = queue.submitted.load(Ordering::Acquire) + AHEAD;
+        // SAFETY: the queue is live, as in `of`.
+        let token = unsafe { token_of(self.queue.0) };
+        let told = stream::with(|s| s.note(FOLLOW_QUEUE, &[token, *slot as u64, until]));
+        // Whoever asks next hears of an error.
+        if told.is_ok() {
+            queue.followed.fetch_max(until, Ordering::AcqRel);
+        }
     }
 
     /// It is complete, and with it all before: a queue signals in the order of its submissions.
     pub(super) fn done(self) {
-        let queue = of(&self.queue);
-        queue.done.fetch_max(self.number, Ordering::AcqRel);
+        of(&self.queue).advance(self.number);
     }
 }
 

@@ -39,6 +39,10 @@ struct Timeline {
     value: u64,
     /// What submissions that may not be complete signal it to.
     pending: VecDeque<(u64, Place)>,
+    /// What was known of other queues than the pending ones' when the host was last asked.
+    asked: Option<(VkQueue, u64)>,
+    /// Not all that is pending is remembered.
+    forgotten: bool,
 }
 
 /// So many signals of a timeline are remembered: nobody asks for the older ones, or they would be known.
@@ -63,7 +67,17 @@ impl Timeline {
         if let Some(value) = done.map(|(value, _)| *value).max() {
             self.reach(value);
         }
-        (self.value, self.pending.is_empty())
+        (self.value, self.pending.is_empty() || self.is_followed())
+    }
+
+    /// The host shows when it reaches more, and has said what it has reached.
+    fn is_followed(&self) -> bool {
+        let Some((_, last)) = self.pending.back() else {
+            return false;
+        };
+        let same = |(_, place): &(u64, Place)| place.queue == last.queue;
+        let news = Some((last.queue, last.news()));
+        !self.forgotten && self.asked == news && last.is_followed() && self.pending.iter().all(same)
     }
 }
 
@@ -101,6 +115,12 @@ impl Semaphores {
             }
             if timeline.pending.len() == MOST_PENDING {
                 timeline.pending.pop_front();
+                timeline.forgotten = true;
+            }
+            if timeline.pending.is_empty() {
+                // It is not sent yet.
+                timeline.asked = Some((place.queue, place.news()));
+                timeline.forgotten = false;
             }
             timeline.pending.push_back((value, place));
         }
@@ -109,6 +129,28 @@ impl Semaphores {
     fn reach(&self, semaphore: VkSemaphore, value: u64) {
         if let Some(timeline) = self.timelines.lock().get_mut(&semaphore.0) {
             timeline.reach(value);
+        }
+    }
+
+    /// The last submission that signals a timeline, with what is known of other queues.
+    fn last(&self, semaphore: VkSemaphore) -> Option<(Place, u64)> {
+        let timelines = self.timelines.lock();
+        let (_, place) = timelines.get(&semaphore.0)?.pending.back()?;
+        Some((*place, place.news()))
+    }
+
+    /// The host was asked what a timeline has reached.
+    fn asked(&self, semaphore: VkSemaphore, value: u64, last: Option<(Place, u64)>) {
+        let mut timelines = self.timelines.lock();
+        let Some(timeline) = timelines.get_mut(&semaphore.0) else {
+            return;
+        };
+        timeline.reach(value);
+        let waits = !timeline.pending.is_empty();
+        if let Some((place, news)) = last.filter(|_| waits) {
+            timeline.asked = Some((place.queue, news));
+            drop(timelines);
+            place.refused();
         }
     }
 
@@ -259,6 +301,8 @@ impl SemaphoreCommands for Driver {
                 let timeline = Timeline {
                     value: kind.initialValue,
                     pending: VecDeque::new(),
+                    asked: None,
+                    forgotten: false,
                 };
                 // SAFETY: the application passes a live device and made room for a handle, which is filled.
                 let (semaphores, token) = unsafe { (&device(c.device).semaphores, *made) };
@@ -321,9 +365,10 @@ impl SemaphoreCommands for Driver {
             *to = value;
             return VK_SUCCESS;
         }
+        let last = device.semaphores.last(c.semaphore);
         let ret = device.heard.from(self.call(c));
         if ret == VK_SUCCESS {
-            device.semaphores.reach(c.semaphore, *to);
+            device.semaphores.asked(c.semaphore, *to, last);
         }
         ret
     }
@@ -353,6 +398,19 @@ pub(super) fn wait(c: &mut p::vkWaitSemaphores) -> VkResult {
             std::slice::from_raw_parts(info.pValues, count),
         )
     };
+    if let ([semaphore], [value], 0) = (semaphores, values, c.timeout) {
+        let mut reached = 0;
+        let ret = Driver.vkGetSemaphoreCounterValue(&mut p::vkGetSemaphoreCounterValue {
+            device: c.device,
+            semaphore: *semaphore,
+            pValue: &raw mut reached,
+            ..zeroed()
+        });
+        return match ret {
+            VK_SUCCESS if reached < *value => VK_TIMEOUT,
+            other => other,
+        };
+    }
     let all = info.flags & VK_SEMAPHORE_WAIT_ANY_BIT == 0 || semaphores.len() == 1;
     let (mut reached, mut in_vain) = (0, 0);
     for (semaphore, value) in semaphores.iter().zip(values) {
@@ -370,6 +428,9 @@ pub(super) fn wait(c: &mut p::vkWaitSemaphores) -> VkResult {
         return VK_TIMEOUT;
     }
     let ret = device.heard.from(Driver.call(c));
+    if ret == VK_SUCCESS && !all {
+        heard::of_any_queue();
+    }
     if ret == VK_SUCCESS && all {
         for (semaphore, value) in semaphores.iter().zip(values) {
             device.semaphores.reach(*semaphore, *value);
@@ -388,6 +449,8 @@ mod tests {
         let timeline = Timeline {
             value: 5,
             pending: VecDeque::new(),
+            asked: None,
+            forgotten: false,
         };
         semaphores.timelines.lock().insert(7, timeline);
         semaphores.any_timeline.store(true, Ordering::Release);

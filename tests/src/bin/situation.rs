@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         "instance" => instance(),
         "wait" => wait(),
         "poll" => poll(),
+        "polls" => polls(),
         "record" => record(),
         "children" => children(),
         "orphans" => orphans(),
@@ -117,6 +118,41 @@ fn wait() -> Result<()> {
     let waited = unsafe { gpu.device.wait_for_fences(&[*fence], true, u64::MAX) };
     ensure!(waited == Err(vk::Result::ERROR_DEVICE_LOST), "{waited:?}");
     is_lost(&gpu)
+}
+
+/// What is pending is polled very often, and then happens.
+fn polls() -> Result<()> {
+    const POLLS: usize = 20_000;
+    let gpu = Gpu::new(false)?;
+    let (gate, reached) = (gpu.timeline(0)?, gpu.timeline(0)?);
+    let fence = gpu.fence()?;
+    for round in 1..=3 {
+        let (waits, signals) = ([round], [round]);
+        let (gates, reaches) = ([*gate], [*reached]);
+        let stages = [vk::PipelineStageFlags::ALL_COMMANDS];
+        let mut values = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&waits)
+            .signal_semaphore_values(&signals);
+        let info = vk::SubmitInfo::default()
+            .wait_semaphores(&gates)
+            .wait_dst_stage_mask(&stages)
+            .signal_semaphores(&reaches)
+            .push_next(&mut values);
+        gpu.submit(&info, *fence)?;
+        let lit = || unsafe { gpu.device.get_fence_status(*fence) };
+        let value = || unsafe { gpu.device.get_semaphore_counter_value(*reached) };
+        for _ in 0..POLLS {
+            ensure!(!lit()? && value()? == round - 1);
+        }
+        let open = vk::SemaphoreSignalInfo::default()
+            .semaphore(*gate)
+            .value(round);
+        unsafe { gpu.device.signal_semaphore(&open)? };
+        while !lit()? {}
+        ensure!(value()? == round);
+        unsafe { gpu.device.reset_fences(&[*fence])? };
+    }
+    Ok(())
 }
 
 /// The renderer goes while this polls what nothing will signal, each in a thread that does nothing else.
