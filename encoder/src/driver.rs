@@ -28,6 +28,16 @@ pub(crate) trait Guest {
         }
     }
 
+    /// As [`Self::call`] for each of several commands that return nothing, with one wait for all; false if
+    /// the device is lost.
+    fn call_all<C: Command<Return = ()>>(&self, all: &mut [C]) -> bool {
+        let done = stream::with(|s| s.call_all(all));
+        if let Err(error) = &done {
+            lost(error);
+        }
+        done.is_ok()
+    }
+
     /// Sends a command at once, and tells whether it could be sent. If it has a reply, see [`Self::tell_now`].
     fn send<C: Command>(&self, c: &mut C) -> VkResult {
         match stream::with(|s| s.send(c)) {

@@ -196,13 +196,16 @@ impl Stream {
         let open = &mut *self.ring.lock();
         open.append(Answer::Whole, c);
         self.publish(open)?;
-        let mut reader = Reader::arriving(&mut open.replies, &open.arena, &Objects);
-        // SAFETY: the outputs are the application's, valid for writes.
-        let ret = unsafe { c.decode_reply(&mut reader) };
-        drop(reader);
-        open.lost = ret.is_err();
-        open.arena.reset();
-        Ok(ret?)
+        open.reply(c)
+    }
+
+    /// Sends several commands at once, and waits for the replies to all.
+    pub(crate) fn call_all<C: Command>(self: &Arc<Self>, all: &mut [C]) -> Result<(), Lost> {
+        self.process.unsent.settle(self.address());
+        let open = &mut *self.ring.lock();
+        all.iter().for_each(|c| open.append(Answer::Whole, c));
+        self.publish(open)?;
+        all.iter_mut().try_for_each(|c| open.reply(c).map(drop))
     }
 
     /// Sends a command that is not answered, and all that was collected.
@@ -286,6 +289,17 @@ impl Drop for Stream {
 }
 
 impl Open {
+    /// Waits for the reply to a command that was sent.
+    fn reply<C: Command>(&mut self, c: &mut C) -> Result<C::Return, Lost> {
+        let mut reader = Reader::arriving(&mut self.replies, &self.arena, &Objects);
+        // SAFETY: the outputs are the application's, valid for writes.
+        let ret = unsafe { c.decode_reply(&mut reader) };
+        drop(reader);
+        self.lost = ret.is_err();
+        self.arena.reset();
+        Ok(ret?)
+    }
+
     /// Appends a command, and before it what there is to say about its answer.
     fn append<C: Command>(&mut self, answer: Answer<'_>, c: &C) {
         match answer {

@@ -28,6 +28,11 @@ pub const HIDDEN: &[(&str, Features, &str)] = &[
         Features::HOST_IMAGE_COPY,
         "stock guests cannot send the bytes of host image copies",
     ),
+    (
+        "descriptor buffers",
+        Features::NONE,
+        "neither Mesa's guest driver nor upstream's host knows VK_EXT_descriptor_buffer",
+    ),
     ("ray queries", Features::NONE, NO_RAYS),
     ("compacted sizes", Features::NONE, NO_RAYS),
     ("refitted", Features::NONE, NO_RAYS),

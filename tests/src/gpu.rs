@@ -62,6 +62,7 @@ const WANTED: &[&CStr] = &[
     ash::ext::external_memory_host::NAME,
     ash::ext::multi_draw::NAME,
     ash::ext::host_image_copy::NAME,
+    ash::ext::descriptor_buffer::NAME,
 ];
 
 /// Extensions that layers older than this do not know, and take for a mistake.
@@ -228,6 +229,11 @@ impl Gpu {
                 vk::PhysicalDeviceHostImageCopyFeaturesEXT::default().host_image_copy(true);
             if shown(ash::ext::host_image_copy::NAME) {
                 features2 = features2.push_next(&mut copies);
+            }
+            let mut descriptors =
+                vk::PhysicalDeviceDescriptorBufferFeaturesEXT::default().descriptor_buffer(true);
+            if shown(ash::ext::descriptor_buffer::NAME) {
+                features2 = features2.push_next(&mut descriptors);
             }
             let mut structures = vk::PhysicalDeviceAccelerationStructureFeaturesKHR::default()
                 .acceleration_structure(true);

@@ -10,16 +10,22 @@ impl BufferCommands for Driver {
             let info = c.pCreateInfo;
             // At an address of the program's choice there may be no room.
             let replay = (*info).flags & VK_BUFFER_CREATE_DEVICE_ADDRESS_CAPTURE_REPLAY_BIT != 0;
-            let made = c.pBuffer.cast();
+            let made = c.pBuffer.cast::<u64>();
             let device = device(c.device);
-            device.buffers.create(c, Kind::Buffer, info, made, replay)
+            let ret = device.buffers.create(c, Kind::Buffer, info, made, replay);
+            if ret == VK_SUCCESS {
+                device.descriptors.buffer_created(*made, (*info).size);
+            }
+            ret
         }
     }
 
     fn vkDestroyBuffer(&self, c: &mut p::vkDestroyBuffer) {
         let gone = c.buffer.0;
         // SAFETY: the application passes a live device.
-        unsafe { device(c.device) }.buffers.forget(gone);
+        let device = unsafe { device(c.device) };
+        device.buffers.forget(gone);
+        device.descriptors.buffer_destroyed(gone);
         self.destroy(c, gone);
     }
 

@@ -159,6 +159,10 @@ impl DescriptorUpdateTemplateCommands for Driver {
 }
 
 impl DescriptorSetCommands for Driver {
+    fn vkAllocateDescriptorSets(&self, c: &mut p::vkAllocateDescriptorSets) -> VkResult {
+        descriptor_pool::allocate(c)
+    }
+
     fn vkUpdateDescriptorSetWithTemplate(&self, c: &mut p::vkUpdateDescriptorSetWithTemplate) {
         // SAFETY: the application passes a live device.
         let device = unsafe { device(c.device) };

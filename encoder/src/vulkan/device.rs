@@ -41,6 +41,8 @@ pub(crate) struct Device {
     pub(super) heard: Heard,
     pub(super) buffers: Requirements,
     pub(super) descriptors: Descriptors,
+    /// What is in descriptor pools.
+    pub(super) books: descriptor_pool::Books,
     /// How often descriptor sets were written to.
     descriptor_updates: AtomicU64,
     pub(super) images: Requirements,
@@ -256,6 +258,7 @@ impl DeviceCommands for Driver {
                 heard: Heard::default(),
                 buffers: Requirements::default(),
                 descriptors: Descriptors::default(),
+                books: descriptor_pool::Books::default(),
                 descriptor_updates: AtomicU64::new(0),
                 images: Requirements::default(),
                 copied: image::host_copy::Copied::default(),
@@ -435,6 +438,10 @@ impl DeviceCommands for Driver {
 
     fn vkGetDescriptorEXT(&self, c: &mut p::vkGetDescriptorEXT) {
         descriptor_buffer::get(c);
+    }
+
+    fn vkGetBufferDeviceAddress(&self, c: &mut p::vkGetBufferDeviceAddress) -> VkDeviceAddress {
+        descriptor_buffer::address(c)
     }
 
     fn vkGetBufferMemoryRequirements2(&self, c: &mut p::vkGetBufferMemoryRequirements2) {

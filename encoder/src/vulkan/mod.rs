@@ -53,7 +53,7 @@ plain! {
     AccelerationStructureCommands BufferCollectionCommands BufferViewCommands
     CuFunctionCommands CuModuleCommands CudaFunctionCommands CudaModuleCommands
     DataGraphPipelineSessionCommands
-    DeferredOperationCommands DescriptorSetLayoutCommands
+    DeferredOperationCommands
     DisplayCommands DisplayModeCommands ExternalComputeQueueCommands
     FramebufferCommands ImageViewCommands IndirectCommandsLayoutCommands
     IndirectExecutionSetCommands MicromapCommands OpticalFlowSessionCommands

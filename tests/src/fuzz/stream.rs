@@ -510,3 +510,68 @@ pub fn stream(data: &[u8]) {
         guest.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use asgard_protocol::extension::UNANSWERED;
+
+    use super::*;
+
+    #[test]
+    fn a_lost_stream_answers_what_its_guest_waits_for_and_nothing_else() {
+        let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let limits = Limits {
+            lost: true,
+            ..Limits::default()
+        };
+        let context = Context::new(Arc::clone(renderer()), "lost", limits);
+        let mut stream = context.open_stream();
+        // It takes another's place, which knew what this guest uses.
+        let device = VkDevice((Kind::Device as u64) << 56 | 1 << 32 | 1);
+        let fence = VkFence(chosen(Kind::Fence, 1, 0));
+        let info = VkFenceCreateInfo {
+            sType: VK_STRUCTURE_TYPE_FENCE_CREATE_INFO,
+            ..zeroed()
+        };
+        let mut bytes = Vec::new();
+        let mut add = |ours: Option<(u32, &[u64])>, packet: &dyn Fn(&mut Writer<'_>)| {
+            if let Some((opcode, words)) = ours {
+                write(opcode, words, &mut bytes);
+            }
+            packet(&mut Writer::new(&mut bytes, &Tokens));
+        };
+        // SAFETY: the pointers are null or to the test's own.
+        unsafe {
+            let mut made = VkFence(0);
+            let create = p::vkCreateFence {
+                device,
+                pCreateInfo: &raw const info,
+                pFence: &raw mut made,
+                ..zeroed()
+            };
+            let reset = p::vkResetFences {
+                device,
+                fenceCount: 1,
+                pFences: &raw const fence,
+                ..zeroed()
+            };
+            let ask = p::vkGetFenceStatus {
+                device,
+                fence,
+                ..zeroed()
+            };
+            add(Some((CHOOSE_IDS, &[fence.0])), &|w| {
+                packet::encode(&create, 7, w)
+            });
+            add(Some((UNANSWERED, &[])), &|w| packet::encode(&reset, 8, w));
+            add(None, &|w| packet::encode(&ask, 9, w));
+        }
+        stream.input().extend([0; 4]);
+        stream.input().extend(bytes);
+        let mut kept = Kept::default();
+        stream.run(&mut kept).unwrap();
+        assert_eq!(kept.0, VK_ERROR_DEVICE_LOST.to_le_bytes());
+        drop(stream);
+        context.close();
+    }
+}

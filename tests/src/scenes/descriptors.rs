@@ -5,7 +5,7 @@ use ash::vk;
 
 use crate::gpu::{Buffer, Gpu, ImageDesc, barrier};
 use crate::report::Report;
-use crate::scenes::Options;
+use crate::scenes::{Options, Random};
 use crate::shader;
 
 const STORAGE: vk::DescriptorType = vk::DescriptorType::STORAGE_BUFFER;
@@ -34,7 +34,84 @@ pub(super) fn run(gpu: &Gpu, _options: &Options, report: &mut Report) -> Result<
     reuse(gpu, report)?;
     dynamic(gpu, report)?;
     images(gpu, report)?;
-    after_bind(gpu, report)
+    after_bind(gpu, report)?;
+    come_and_go(gpu, report)
+}
+
+/// Sets of two layouts that are allocated, freed and reset at random from pools without much room.
+fn come_and_go(gpu: &Gpu, report: &mut Report) -> Result<()> {
+    const ROOM: u32 = 24;
+    let wgsl = "
+        @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+        @compute @workgroup_size(1)
+        fn main() { out[0] += 1u; }";
+    let layouts =
+        [gpu.set_layout(&[STORAGE], COMPUTE)?, gpu.set_layout(&[STORAGE; 2], COMPUTE)?];
+    let layout = gpu.pipeline_layout(&[*layouts[0]], 0, COMPUTE)?;
+    let pipeline = gpu.compute_pipeline(&shader::compile(wgsl)?, *layout)?;
+    let pools = [gpu.pool(&[STORAGE], ROOM)?, gpu.pool(&[STORAGE], ROOM)?];
+    let out = gpu.buffer_with(&[0u32; 64 * 8], vk::BufferUsageFlags::STORAGE_BUFFER)?;
+    let mut live: [Vec<(usize, vk::DescriptorSet)>; 2] = Default::default();
+    let (mut random, mut results, mut want) = (Random(31), Vec::new(), [0u32; 8]);
+    for round in 0..800 {
+        let which = random.below(2) as usize;
+        let (pool, sets) = (*pools[which], &mut live[which]);
+        match random.below(20) {
+            0 => {
+                unsafe {
+                    let flags = vk::DescriptorPoolResetFlags::empty();
+                    gpu.device.reset_descriptor_pool(pool, flags)?;
+                }
+                sets.clear();
+            }
+            1..8 if !sets.is_empty() => {
+                let (_, set) = sets.swap_remove(random.below(sets.len() as u64) as usize);
+                unsafe { gpu.device.free_descriptor_sets(pool, &[set, vk::DescriptorSet::null()])? };
+            }
+            kind => {
+                // Now and then only sets of one layout.
+                let kind = if round % 200 < 100 { 0 } else { kind as usize % 2 };
+                let used: usize = sets.iter().map(|(kind, _)| kind + 1).sum();
+                if used + 2 * (kind + 1) > ROOM as usize {
+                    continue;
+                }
+                let two = [*layouts[kind]; 2];
+                let info =
+                    vk::DescriptorSetAllocateInfo::default().descriptor_pool(pool).set_layouts(&two);
+                match unsafe { gpu.device.allocate_descriptor_sets(&info) } {
+                    Ok(new) => sets.extend(new.into_iter().map(|set| (kind, set))),
+                    Err(error) => results.push(error.as_raw() as u8),
+                }
+            }
+        }
+        if round % 100 != 99 {
+            continue;
+        }
+        let plain = || live.iter().flatten().filter(|(kind, _)| *kind == 0).map(|(_, set)| *set);
+        for (i, set) in plain().enumerate() {
+            let word = i % want.len();
+            want[word] += 1;
+            let info = [out.whole().offset(word as u64 * 256).range(256)];
+            let write = vk::WriteDescriptorSet::default()
+                .dst_set(set)
+                .descriptor_type(STORAGE)
+                .buffer_info(&info);
+            unsafe { gpu.device.update_descriptor_sets(&[write], &[]) }
+        }
+        gpu.run(|device, cmd| unsafe {
+            device.cmd_bind_pipeline(cmd, POINT, *pipeline);
+            for set in plain() {
+                device.cmd_bind_descriptor_sets(cmd, POINT, *layout, 0, &[set], &[]);
+                device.cmd_dispatch(cmd, 1, 1, 1);
+                barrier(device, cmd);
+            }
+        })?;
+        results.push(plain().count() as u8);
+    }
+    let got: Vec<u32> = out.words().iter().step_by(64).copied().collect();
+    ensure!(got == want, "the sets counted {got:?}, not {want:?}");
+    report.part("sets that come and go", [results, out.bytes()].concat());
+    Ok(())
 }
 
 /// Buffers whose first words tell them apart.

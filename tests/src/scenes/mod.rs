@@ -30,6 +30,7 @@ macro_rules! for_each_scene {
             indirect "indirect, multi-draw and counted draws",
             push_constants "push constants in pieces and for several stages",
             descriptors "descriptor writes, copies, reuse, dynamic offsets, images, updates after binding",
+            descriptor_buffers "descriptors that lie in memory of the program's own",
             templates "descriptor update templates, push descriptors",
             inline_uniforms "inline uniform blocks",
             pipeline_cache "a pipeline cache written out, read back and merged",
