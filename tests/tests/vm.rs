@@ -126,7 +126,7 @@ fn a_stock_guest_renders_as_the_host_does() {
     let blobs = Command::new(env!("CARGO_BIN_EXE_blobs"));
     let done = machine.run(&blobs, LIMIT).and_then(Finished::success);
     println!("blobs in {:.1?}", done.expect("blobs").elapsed);
-    for name in ["compute", "graphics", "memory"] {
+    for name in ["compute", "graphics", "memory", "sparse", "host_pointers"] {
         for stack in STACKS {
             assert_identical(&machine, stack, name);
         }
