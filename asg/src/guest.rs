@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::doorbell::{ring, sleep_unless_progress, tells_progress};
 use crate::layout::{
-    BUFFER, BUFFER_SIZE, FLUSH_INTERVAL, GUEST_WRITE_POS, HOST_CONSUMED_POS, IN_ERROR, PROGRESS,
-    RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, max_records, mode, state,
-    valid_config,
+    BUFFER, BUFFER_SIZE, FLUSH_INTERVAL, FORSAKEN, GUEST_WRITE_POS, HOST_CONSUMED_POS, IN_ERROR,
+    PROGRESS, RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, max_records, mode,
+    state, valid_config,
 };
 use crate::mapping::Mapping;
 use crate::ring::{Consumer, Memory, Nap, Producer, Shape, Spin, init_headers};
@@ -250,6 +250,12 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
     #[inline]
     fn large_is_drained(&mut self) -> Result<bool> {
         self.large.at_most(&*self.mem, 0)
+    }
+
+    /// Whether somebody stands for a host that has died: nothing that is sent from now on has an effect.
+    #[inline]
+    pub fn is_forsaken(&self) -> bool {
+        self.asgard && self.mem.load(FORSAKEN) != 0
     }
 
     /// Pings the host if it might not look at what was published before this call.

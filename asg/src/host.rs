@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use crate::doorbell::{Doorbell, tell_progress};
 use crate::layout::{
     ASGARD_VERSION, ASGARD_VERSION_WORD, BUFFER, BUFFER_SIZE, DEFAULT_BUFFER_SIZE,
-    DEFAULT_FLUSH_INTERVAL, DOORBELL, FLUSH_INTERVAL, GUEST_CORE, GUEST_WAITING, GUEST_WRITE_POS,
-    HOST_CONSUMED_POS, IN_ERROR, INLINE_SIZE, MAGIC, MAGIC_WORD, OWED, OWED_LARGE, OWED_REPLY,
-    PROGRESS, RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state,
+    DEFAULT_FLUSH_INTERVAL, DOORBELL, FLUSH_INTERVAL, FORSAKEN, GUEST_CORE, GUEST_WAITING,
+    GUEST_WRITE_POS, HOST_CONSUMED_POS, IN_ERROR, INLINE_SIZE, MAGIC, MAGIC_WORD, OWED, OWED_LARGE,
+    OWED_REPLY, PROGRESS, RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, mode, state,
     valid_config,
 };
 use crate::mapping::Mapping;
@@ -168,6 +168,7 @@ impl<M: Memory> HostChannel<M> {
             (GUEST_CORE, 0),
             (GUEST_WAITING, 0),
             (OWED, 0),
+            (FORSAKEN, 0),
             (ASGARD_VERSION_WORD, ASGARD_VERSION),
             (MAGIC_WORD, MAGIC),
             // Until the first look there is nobody to notice anything without a ping.
@@ -579,6 +580,12 @@ impl<M: Memory> HostChannel<M> {
         self.mem.publish(IN_ERROR, 1);
         self.mem.publish(STATE, state::ERROR);
         tell_progress(&*self.mem);
+    }
+
+    /// Tells a guest that knows Asgard's words that whatever it sends is lost, although it is answered: this end
+    /// stands for a host that has died.
+    pub fn forsake(&mut self) {
+        self.mem.publish(FORSAKEN, 1);
     }
 
     /// Whether [`Self::fail`] or [`Self::exit`] was called.

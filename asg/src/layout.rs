@@ -104,6 +104,8 @@ pub const MAGIC_WORD: usize = TO_HOST + 3968;
 pub const ASGARD_VERSION_WORD: usize = TO_HOST + 3972;
 /// What stands at [`ASGARD_VERSION_WORD`].
 pub const ASGARD_VERSION: u32 = 1;
+/// Not 0 once somebody answers in the place of a host that has died: whatever the guest sends is lost.
+pub const FORSAKEN: usize = TO_HOST + 3976;
 /// How many of the guest's bytes the host has taken and not executed yet, for who takes its place should it
 /// die. With [`OWED_LARGE`] if the last of them came by a large transfer.
 pub const OWED: usize = TO_HOST_LARGE + 3968;

@@ -654,7 +654,7 @@ fn what_a_dead_host_has_not_answered_comes_back() {
             guest.write(&pattern(size, 2)).unwrap();
             let mut reply = [0; 4];
             guest.read_reply(&mut reply).unwrap();
-            reply
+            (guest, reply)
         });
         let mut input = Vec::new();
         let receive = |host: &mut HostChannel, input: &mut Vec<u8>, size| {
@@ -673,7 +673,11 @@ fn what_a_dead_host_has_not_answered_comes_back() {
         let (mut next, owed) = HostChannel::take_over(Arc::clone(&mem), config).unwrap();
         assert_eq!(owed, input, "{before} {size}");
         next.send(&[1, 2, 3, 4]).unwrap();
-        assert_eq!(guest.join().unwrap(), [1, 2, 3, 4]);
+        let (guest, reply) = guest.join().unwrap();
+        assert_eq!(reply, [1, 2, 3, 4]);
+        assert!(!guest.is_forsaken());
+        next.forsake();
+        assert!(guest.is_forsaken());
         // It was answered: nothing is owed to a third, whether the second says so or not.
         let (mut third, owed) = HostChannel::take_over(Arc::clone(&mem), config).unwrap();
         assert!(owed.is_empty());

@@ -258,7 +258,7 @@ impl Stream {
 
     fn append<C: Command>(&self, answer: Answer<'_>, c: &C, open: &mut Open) -> Result<(), Lost> {
         open.append(answer, c);
-        if open.packets.len() < self.batch && !open.lost {
+        if open.packets.len() < self.batch && !open.is_lost() {
             return Ok(());
         }
         self.publish(open)
@@ -315,8 +315,14 @@ impl Open {
         unsafe { packet::encode(c, 0, &mut writer) };
     }
 
+    /// Also when somebody answers for a host that has died, as in a virtual machine: what is not answered would look fine.
+    fn is_lost(&self) -> bool {
+        self.lost || self.replies.channel.is_forsaken()
+    }
+
     fn publish(&mut self, process: &Process) -> Result<(), Lost> {
-        if self.lost {
+        if self.is_lost() {
+            self.lost = true;
             self.packets.clear();
             self.numbers.clear();
             return Err(Lost::Before);

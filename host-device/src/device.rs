@@ -408,7 +408,8 @@ impl Device {
                         res_id: resource_id,
                     });
                 }
-                context.start_ring(resource_id, &entry.resource, &self.config, Begin::Anew)
+                let begin = if self.lost { Begin::Lost } else { Begin::Anew };
+                context.start_ring(resource_id, &entry.resource, &self.config, begin)
             }
             Command::ContextPing { resource_id }
             | Command::ContextPingWithResponse { resource_id, .. } => context.ping(resource_id),

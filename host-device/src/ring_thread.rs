@@ -33,6 +33,8 @@ impl std::fmt::Debug for Successor {
 pub enum Begin {
     /// It initialises the ring.
     Anew,
+    /// The same, for a context that is lost.
+    Lost,
     /// It takes the place of another process that has died.
     TakeOver,
 }
@@ -140,9 +142,12 @@ impl RingThread {
         };
         let memory = Arc::new(memory);
         let (mut channel, owed) = match begin {
-            Begin::Anew => (HostChannel::new(memory, host_config)?, Vec::new()),
+            Begin::Anew | Begin::Lost => (HostChannel::new(memory, host_config)?, Vec::new()),
             Begin::TakeOver => HostChannel::take_over(memory, host_config)?,
         };
+        if begin != Begin::Anew {
+            channel.forsake();
+        }
         if config.as_upstream {
             channel = channel.plain();
         }
