@@ -189,6 +189,8 @@ impl DeviceArgs {
             front_args: self.process_args("front", verbose),
             worker_env: environment::of_workers(),
             max_connections,
+            // Those that end take a moment.
+            max_contexts: self.config().limits.contexts.saturating_mul(2),
             linger,
         }
     }

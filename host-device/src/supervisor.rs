@@ -113,6 +113,9 @@ pub struct Options {
     pub worker_env: Vec<(OsString, Option<OsString>)>,
     /// Guest processes, and virtual machines, at a time.
     pub max_connections: usize,
+    /// Renderer processes of one virtual machine at a time, those included that have lost their context and are
+    /// about to end.
+    pub max_contexts: usize,
     /// At the end, how long connections may take to end by themselves.
     pub linger: Duration,
 }
@@ -174,7 +177,7 @@ impl Supervisor {
     /// Serves a connection that exists already.
     pub fn adopt(&mut self, connection: &OwnedFd, guests: Guests) -> io::Result<()> {
         self.totals.connections += 1;
-        self.hand_over(connection, self.order_for(guests), 1)
+        self.hand_over(connection, Service::new(self.order_for(guests), None))
     }
 
     fn order_for(&self, guests: Guests) -> Order {
@@ -220,7 +223,7 @@ impl Supervisor {
 
     /// Serves until `stop` is readable or hung up, or the last virtual machine is gone.
     pub fn run_machines(mut self, stop: BorrowedFd<'_>) -> io::Result<Totals> {
-        let is_front = |worker: &Worker| matches!(worker.order, Some(Order::Machine { .. }));
+        let is_front = |worker: &Worker| worker.serves(Service::is_front);
         while self.workers.iter().any(is_front) && !self.wait(Some(stop), None)? {}
         self.shut_down()?;
         Ok(self.totals)
@@ -302,7 +305,7 @@ impl Supervisor {
                 Source::Control(index) => {
                     let heard = self.workers.get_mut(index).map(Worker::hear);
                     if let Some(Heard::Context(connection)) = heard {
-                        self.begin(&connection, Order::Context);
+                        self.begin_context(index, &connection);
                     }
                 }
                 Source::Listener(index) => self.accept(index),
@@ -329,18 +332,37 @@ impl Supervisor {
                 return;
             }
         };
-        let counts = |worker: &&Worker| worker.order.is_some_and(|order| order != Order::Context);
+        let counts = |worker: &&Worker| worker.serves(|service| service.order != Order::Context);
         let serving = self.workers.iter().filter(counts).count();
         if serving >= self.options.max_connections {
             tracing::warn!("refused a connection: {serving} are open, and that is the limit");
             return;
         }
         self.totals.connections += 1;
-        self.begin(&connection, order);
+        self.begin(&connection, Service::new(order, None));
     }
 
-    fn begin(&mut self, connection: &OwnedFd, order: Order) {
-        if let Err(error) = self.hand_over(connection, order, 1) {
+    /// Gives a front a worker for a context, unless it has enough of them.
+    fn begin_context(&mut self, front: usize, connection: &OwnedFd) {
+        let Some(front) = self.workers.get(front).map(|worker| worker.child.id()) else {
+            return;
+        };
+        let of_front = |worker: &&Worker| worker.serves(|service| service.front == Some(front));
+        let serving = self.workers.iter().filter(of_front).count();
+        if serving >= self.options.max_contexts {
+            // Its end of the connection is closed: the front knows no more, and needs no more, than of a dead one.
+            tracing::warn!(
+                worker = front,
+                "refused a renderer process to a virtual machine: it has {serving}, and that is the limit"
+            );
+            return;
+        }
+        let front = Some(front);
+        self.begin(connection, Service::new(Order::Context, front));
+    }
+
+    fn begin(&mut self, connection: &OwnedFd, service: Service) {
+        if let Err(error) = self.hand_over(connection, service) {
             tracing::error!("cannot start a process for a guest: {error}");
             return;
         }
@@ -349,11 +371,11 @@ impl Supervisor {
         }
     }
 
-    /// Gives the connection to the spare worker, or to a new process; for the `attempt`-th time.
-    fn hand_over(&mut self, connection: &OwnedFd, order: Order, attempt: u32) -> io::Result<()> {
-        let front = matches!(order, Order::Machine { .. });
+    /// Gives the connection to the spare worker, or to a new process.
+    fn hand_over(&mut self, connection: &OwnedFd, service: Service) -> io::Result<()> {
+        let front = service.is_front();
         while !front && let Some(spare) = self.workers.iter_mut().find(|worker| worker.is_spare()) {
-            match spare.serve(connection, order, attempt) {
+            match spare.serve(connection, service) {
                 Ok(()) => return Ok(()),
                 // It is dead and will be buried soon.
                 Err(error) => {
@@ -367,7 +389,7 @@ impl Supervisor {
             &self.options.worker_args
         };
         let mut worker = Worker::start(args, &self.options.worker_env)?;
-        let served = worker.serve(connection, order, attempt);
+        let served = worker.serve(connection, service);
         self.workers.push(worker);
         served
     }
@@ -409,12 +431,45 @@ impl Supervisor {
             self.totals.failures += 1;
         }
         // A worker that dies before it looks at its connection does so through no fault of the guest's.
-        let again = worker.error.is_none() && worker.attempt < MAX_ATTEMPTS && !self.stopping;
-        if let (Some(connection), Some(order), true) = (worker.untaken.take(), worker.order, again)
-            && let Err(error) = self.hand_over(&connection, order, worker.attempt + 1)
+        let again = worker.error.is_none() && !self.stopping;
+        let next = worker.service.filter(|_| again).and_then(Service::again);
+        if let (Some(connection), Some(service)) = (worker.untaken.take(), next)
+            && let Err(error) = self.hand_over(&connection, service)
         {
             tracing::error!("cannot start a renderer process: {error}");
         }
+    }
+}
+
+/// What a process is there for.
+#[derive(Clone, Copy, Debug)]
+struct Service {
+    order: Order,
+    /// The process that wanted it, which stands for a virtual machine.
+    front: Option<u32>,
+    /// How often the connection was handed over.
+    attempt: u32,
+}
+
+impl Service {
+    fn new(order: Order, front: Option<u32>) -> Self {
+        Self {
+            order,
+            front,
+            attempt: 1,
+        }
+    }
+
+    fn is_front(self) -> bool {
+        matches!(self.order, Order::Machine { .. })
+    }
+
+    /// The same for the next process, unless too many have failed.
+    fn again(self) -> Option<Self> {
+        (self.attempt < MAX_ATTEMPTS).then_some(Self {
+            attempt: self.attempt + 1,
+            ..self
+        })
     }
 }
 
@@ -428,11 +483,9 @@ struct Worker {
     /// The device's name, and the capset's memory type.
     device: Option<(String, u32)>,
     /// What it does; `None` for the spare.
-    order: Option<Order>,
+    service: Option<Service>,
     /// The connection, until the worker has it: afterwards its end must be the guest's to see.
     untaken: Option<OwnedFd>,
-    /// How often the connection was handed over.
-    attempt: u32,
     clean: bool,
     summary: Summary,
     error: Option<String>,
@@ -474,9 +527,8 @@ impl Worker {
             exited,
             control: Some(control),
             device: None,
-            order: None,
+            service: None,
             untaken: None,
-            attempt: 0,
             clean: false,
             summary: Summary::default(),
             error: None,
@@ -484,16 +536,20 @@ impl Worker {
     }
 
     fn is_spare(&self) -> bool {
-        self.order.is_none()
+        self.service.is_none()
+    }
+
+    /// Whether it serves something, and that.
+    fn serves(&self, what: impl FnOnce(Service) -> bool) -> bool {
+        self.service.is_some_and(what)
     }
 
     /// Sends it the connection. It may still be loading its driver: the socket keeps the message.
-    fn serve(&mut self, connection: &OwnedFd, order: Order, attempt: u32) -> io::Result<()> {
-        self.order = Some(order);
-        self.attempt = attempt;
+    fn serve(&mut self, connection: &OwnedFd, service: Service) -> io::Result<()> {
+        self.service = Some(service);
         let control = self.control.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         tracing::info!(worker = self.child.id(), "a guest connected");
-        control.send(&serde_json::to_vec(&order)?, &[connection.as_fd()])?;
+        control.send(&serde_json::to_vec(&service.order)?, &[connection.as_fd()])?;
         self.untaken = Some(connection.try_clone()?);
         Ok(())
     }
@@ -544,7 +600,7 @@ impl Worker {
                 color_buffer_memory_index,
             }) => self.device = Some((device, color_buffer_memory_index)),
             Ok(Report::Context) => {
-                let front = matches!(self.order, Some(Order::Machine { .. }));
+                let front = self.serves(Service::is_front);
                 if let (true, Some(connection)) = (front, packet.fds.pop()) {
                     return Heard::Context(connection);
                 }

@@ -8,15 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
-use asgard_asg::submit::CREATE_EXPORT_SYNC_VK;
+use asgard_asg::submit::{CREATE_EXPORT_SYNC_VK, PLACEHOLDER_VK};
 use asgard_host_device::renderer::null::HOLD;
 use asgard_host_device::virtio_gpu::protocol::FLAG_FENCE as FENCE;
 use asgard_host_device::virtio_gpu::protocol::cmd::*;
 use asgard_host_device::virtio_gpu::protocol::resp::*;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::Signal;
 
 use crate::machines::{Monitor, negotiate, pair};
-use crate::support::{PATIENCE, Server, eventually, readable_within};
+use crate::support::{PATIENCE, Server, eventually, kill, readable_within};
 
 const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
@@ -218,6 +219,25 @@ impl Driver {
         ]
     }
 
+    fn create_context(&mut self, ctx_id: u32) {
+        let mut words = [0; 18];
+        words[1] = asgard_asg::capset::CAPSET_ID;
+        let created = self.command(0, [CTX_CREATE, 0, 0, 0, ctx_id, 0], &words);
+        assert_eq!(created, (24, OK_NODATA));
+    }
+
+    fn destroy_context(&mut self, ctx_id: u32) {
+        let destroyed = self.command(0, [CTX_DESTROY, 0, 0, 0, ctx_id, 0], &[]);
+        assert_eq!(destroyed, (24, OK_NODATA));
+    }
+
+    /// What a context answers to a command that does nothing.
+    fn try_context(&mut self, ctx_id: u32) -> u32 {
+        let nothing = [12, 0, PLACEHOLDER_VK, 0, 0];
+        self.command(0, [SUBMIT_3D, FENCE, 0, 0, ctx_id, 0], &nothing)
+            .1
+    }
+
     /// Both queues do what they should.
     fn assert_works(&mut self, what: &str) {
         let info = [GET_DISPLAY_INFO, 0, 0, 0, 0, 0];
@@ -247,12 +267,17 @@ impl Driver {
 }
 
 fn server() -> (tempfile::TempDir, Server, Driver) {
+    server_with("--max-contexts=64")
+}
+
+fn server_with(more: &str) -> (tempfile::TempDir, Server, Driver) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vu");
     let server = Server::start_with(&[
         "--window=1G",
         "--display=640x480",
         "--display=320x240",
+        more,
         "--socket-path",
         path.to_str().unwrap(),
     ]);
@@ -515,12 +540,7 @@ fn what_is_not_in_the_table_is_not_taken() {
 #[test]
 fn a_driver_that_offers_what_it_has_offered_already_stands_still() {
     let (_dir, server, mut driver) = server();
-    let created = driver.command(
-        0,
-        [CTX_CREATE, 0, 0, 0, 1, 0],
-        &[[0, 3].as_slice(), &[0; 16]].concat(),
-    );
-    assert_eq!(created, (24, OK_NODATA));
+    driver.create_context(1);
     // A fence that never comes, in the same memory again and again.
     let [low, high] = [HOLD as u32, (HOLD >> 32) as u32];
     let chain = driver.prepare(
@@ -582,4 +602,38 @@ fn a_backing_of_more_pages_than_are_told_is_refused() {
     chain.push(Descriptor(RAM + RESPONSE, 24, WRITE, 0));
     assert_eq!(driver.ask(0, &chain), (24, ERR_INVALID_PARAMETER));
     driver.assert_works("afterwards");
+}
+
+#[test]
+fn a_machine_has_as_many_renderer_processes_as_it_may_and_no_more() {
+    let (_dir, server, mut driver) = server_with("--max-contexts=1");
+    let signal = |signal| {
+        for pid in server.workers() {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if line.split(|byte| *byte == 0).any(|word| word == b"worker") {
+                kill(pid, signal);
+            }
+        }
+    };
+    driver.create_context(1);
+    assert_eq!(driver.try_context(1), OK_NODATA);
+    eventually("a spare", || server.workers().len() == 3);
+    // Contexts go, and their processes, which stand still, do not: that would add up.
+    signal(Signal::STOP);
+    driver.destroy_context(1);
+    driver.create_context(2);
+    driver.destroy_context(2);
+    eventually("another spare", || server.workers().len() == 4);
+    driver.create_context(3);
+    assert_eq!(driver.try_context(3), ERR_UNSPEC);
+    assert!(
+        server.log().contains("that is the limit"),
+        "{}",
+        server.log()
+    );
+    driver.destroy_context(3);
+    signal(Signal::CONT);
+    eventually("the processes end", || server.workers().len() == 2);
+    driver.create_context(4);
+    assert_eq!(driver.try_context(4), OK_NODATA);
 }

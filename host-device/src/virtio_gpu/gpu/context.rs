@@ -39,6 +39,8 @@ pub(super) struct Context {
     pub(super) backed_up: bool,
     /// Its renderer process has died, and another answers for it.
     pub(super) lost: bool,
+    /// And that one has died too, or could not be had: nobody is left.
+    pub(super) forsaken: bool,
     /// Of no capset: it has resources and no commands. Linux makes one for who only shows pictures.
     pub(super) plain: bool,
 }

@@ -137,6 +137,8 @@ impl Gpu {
             for res_id in rings {
                 self.hand_over(host, ctx_id, res_id);
             }
+        } else if let Some(context) = self.contexts.get_mut(&ctx_id) {
+            context.forsaken = true;
         }
         self.run(host);
     }

@@ -64,6 +64,7 @@ impl Gpu {
                 doorbell::ring(&**ring);
                 Ok(None)
             }
+            _ if self.context(ctx_id)?.forsaken => Err(resp::ERR_UNSPEC),
             Submitted::ContextCreate { resource_id } => {
                 self.begin_ring(ctx_id, resource_id)?;
                 Ok(Some(command.to_vec()))

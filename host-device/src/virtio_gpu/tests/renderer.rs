@@ -47,6 +47,9 @@ fn a_dead_renderer_process_costs_its_context_and_nothing_else() {
     // If the other dies as well, nobody is left to try.
     m.gpu.gone(&mut m.host, 1, "killed again");
     assert_eq!(m.host.open, BTreeSet::from([2]));
+    let begin = Submitted::ContextCreate { resource_id: 6 };
+    let refused = m.submit(fenced(1, Some(0), 8), begin);
+    assert_eq!(m.kind(refused), Some(resp::ERR_UNSPEC));
     assert_eq!(m.ctx(1, cmd::CTX_DESTROY, &[0_u32; 0]), resp::OK_NODATA);
 }
 
