@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::via::{self, Channel, Finished, Server, Stack};
 use agent::Kind;
-pub use agent::serve as serve_as_agent;
+pub use agent::{serve as serve_as_agent, start_kernel};
 pub use image::{Guest, can_be_built, qemu};
 
 use crate::screen::XServer;
@@ -323,6 +323,20 @@ impl Machine {
         })
     }
 
+    /// Has the guest's kernel start itself anew, without the machine's knowledge; [`Machine::wait_until_up`] tells when.
+    pub fn start_kernel_anew(&self) -> Result<()> {
+        let guest = Guest::debian()?;
+        let mut command = Command::new(fs::read_to_string(self.folder().join("agent"))?.trim_end());
+        command.arg("--kexec");
+        for (name, file) in [("kernel", guest.kernel()), ("initrd", guest.initrd())] {
+            let here = self.folder().join(name);
+            fs::copy(file, &here)?;
+            command.arg(here);
+        }
+        self.start(&command)?;
+        Ok(())
+    }
+
     /// Shuts the guest down.
     pub fn shut_down(mut self) -> Result<()> {
         self.say(Kind::Kill, 0, &[])?;
@@ -417,8 +431,8 @@ impl Job<'_> {
         self.machine.say(Kind::Kill, self.number, &[])
     }
 
-    /// Waits until it writes something that contains `text`.
-    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<()> {
+    /// Waits until what it has written contains `text`; returns all of that.
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<String> {
         let end = self.started + limit;
         let mut all = String::new();
         while !all.contains(text) {
@@ -428,7 +442,7 @@ impl Job<'_> {
                 _ => bail!("it never said {text:?}, but {all:?}"),
             }
         }
-        Ok(())
+        Ok(all)
     }
 }
 

@@ -57,9 +57,12 @@ struct Arguments {
     /// Be the agent inside of a guest
     #[arg(long, hide = true)]
     agent: bool,
+    /// Start this kernel with this first file system instead of the one that runs, inside of a guest
+    #[arg(long, hide = true, num_args = 2)]
+    kexec: Vec<PathBuf>,
     /// The program and its arguments
     #[arg(
-        required_unless_present = "agent",
+        required_unless_present_any = ["agent", "kexec"],
         trailing_var_arg = true,
         allow_hyphen_values = true,
         value_name = "PROGRAM"
@@ -86,10 +89,10 @@ enum Accel {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let code = if arguments.agent {
-        vm::serve_as_agent().map(|()| 0)
-    } else {
-        run(&arguments)
+    let code = match arguments.kexec.as_slice() {
+        [kernel, initrd] => vm::start_kernel(kernel, initrd).map(|()| 0),
+        _ if arguments.agent => vm::serve_as_agent().map(|()| 0),
+        _ => run(&arguments),
     };
     match code {
         Ok(code) => ExitCode::from(code),

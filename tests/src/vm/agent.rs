@@ -4,15 +4,17 @@
 //! about, the length of what follows, and that.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// What the port is called in the guest.
@@ -123,6 +125,34 @@ pub fn serve() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Starts another kernel in the place of this guest's, with the same command line. It does not return unless it fails.
+pub fn start_kernel(kernel: &Path, initrd: &Path) -> Result<()> {
+    let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
+    let (kernel, initrd) = (open(kernel)?, open(initrd)?);
+    let line = CString::new(fs::read_to_string("/proc/cmdline")?.trim_end())?;
+    let length = line.as_bytes_with_nul().len();
+    // SAFETY: files that are open, and a text that ends with a null, of that length.
+    let loaded = unsafe {
+        let (kernel, initrd) = (kernel.as_raw_fd(), initrd.as_raw_fd());
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel,
+            initrd,
+            length,
+            line.as_ptr(),
+            0_u64,
+        )
+    };
+    let error = io::Error::last_os_error();
+    ensure!(loaded == 0, "loading a kernel: {error}");
+    // SAFETY: it ends all programs of this guest, which is what the caller asks for.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC);
+    }
+    bail!("starting a kernel: {}", io::Error::last_os_error())
 }
 
 /// The port's device, by the name that the host gave it.

@@ -1,54 +1,36 @@
-//! `blobs`: asks the kernel's virtio-gpu driver for memory by its requests alone, without a Vulkan driver in between.
-//!
-//! It runs in a virtual machine and prints `ok` when all was as it should be.
+//! Memory: every kind of it, between processes, in numbers, and again and again.
 
-use std::fs::File;
 use std::io::{Error, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
 use std::ptr::null_mut;
 
 use anyhow::{Context, Result, ensure};
 
-const GUEST: u32 = 1;
-const HOST3D: u32 = 2;
-const HOST3D_GUEST: u32 = 3;
-const MAPPABLE: u32 = 1;
-const SHAREABLE: u32 = 2;
-const CROSS_DEVICE: u32 = 4;
-const PAGE: usize = 4096;
+use crate::node::{CROSS_DEVICE, GUEST, HOST3D, HOST3D_GUEST, MAPPABLE, Node, PAGE, SHAREABLE};
+use crate::uapi::{CONTEXT_CAPSET_ID, param};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => {
-            println!("ok");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("blobs: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
-    let node = Node::open()?;
-    // 3D, blobs, host visible memory, sharing with devices, kinds of contexts; and of those, gfxstream's alone.
-    for (parameter, value) in [(1, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1 << 3)] {
+pub(crate) fn run() -> Result<()> {
+    let node = Node::with_context()?;
+    // Of the kinds of contexts, gfxstream's alone.
+    for (parameter, value) in [
+        (param::FEATURES_3D, 1),
+        (param::RESOURCE_BLOB, 1),
+        (param::HOST_VISIBLE, 1),
+        (param::CROSS_DEVICE, 1),
+        (param::CONTEXT_INIT, 1),
+        (param::SUPPORTED_CAPSET_IDS, 1 << 3),
+    ] {
         let is = node.parameter(parameter)?;
         ensure!(is == value, "parameter {parameter} is {is}, not {value}");
     }
     ensure!(
-        Node::open()?.context(4).is_err(),
+        Node::open()?.context(&[(CONTEXT_CAPSET_ID, 4)]).is_err(),
         "a context of a kind that is not offered"
     );
-    node.context(3)?;
 
     kinds(&node).context("kinds of blobs")?;
     processes(&node).context("two processes")?;
-    many(&node).context("many blobs")?;
-    again_and_again(&node).context("one blob mapped again and again")
+    many(&node).context("many blobs")
 }
 
 /// Every kind of memory with all flags: what the kernel and the host say of them agrees.
@@ -91,8 +73,7 @@ fn processes(node: &Node) -> Result<()> {
     if child == 0 {
         drop(ours);
         let done = (|| -> Result<()> {
-            let node = Node::open()?;
-            node.context(3)?;
+            let node = Node::with_context()?;
             let blob = node.import(&file, PAGE)?;
             let mut mapped = node.map(&blob)?;
             ensure!(
@@ -143,7 +124,8 @@ fn many(node: &Node) -> Result<()> {
 }
 
 /// Ten thousand mappings keep what was written, and new memory is empty each time.
-fn again_and_again(node: &Node) -> Result<()> {
+pub(crate) fn again_and_again() -> Result<()> {
+    let node = Node::with_context()?;
     let kept = node.blob(HOST3D, MAPPABLE, PAGE)?;
     for round in 0..10_000_u32 {
         let mut mapped = node.map(&kept)?;
@@ -161,146 +143,4 @@ fn again_and_again(node: &Node) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A render node of the kernel's.
-struct Node(File);
-
-/// Memory by the kernel's handle; given back when it goes.
-#[derive(Debug)]
-struct Blob<'a> {
-    node: &'a File,
-    handle: u32,
-    size: usize,
-}
-
-/// Mapped memory.
-#[derive(Debug)]
-struct Mapped {
-    address: *mut libc::c_void,
-    size: usize,
-}
-
-/// The driver's requests, by number and size of their argument.
-const fn driver(number: u32, size: u32) -> u32 {
-    write_read(0x40 + number, size)
-}
-
-const fn write_read(number: u32, size: u32) -> u32 {
-    3 << 30 | size << 16 | 0x64 << 8 | number
-}
-
-impl Node {
-    fn open() -> Result<Self> {
-        let path = "/dev/dri/renderD128";
-        let file = File::options().read(true).write(true).open(path);
-        Ok(Self(file.context(path)?))
-    }
-
-    fn parameter(&self, parameter: u64) -> Result<u32> {
-        let mut value = 0_u32;
-        let mut words = [parameter, (&raw mut value).expose_provenance() as u64];
-        ask(&self.0, driver(3, 16), &mut words)?;
-        Ok(value)
-    }
-
-    /// Makes the context of one kind of host: its parameters are pairs of a number and a value.
-    fn context(&self, capset: u64) -> Result<()> {
-        let parameters = [1_u64, capset];
-        let mut words = [1, parameters.as_ptr().expose_provenance() as u64];
-        ask(&self.0, driver(0x0b, 16), &mut words)
-    }
-
-    fn blob(&self, memory: u32, flags: u32, size: usize) -> Result<Blob<'_>> {
-        let mut words = [0_u64; 6];
-        words[0] = u64::from(memory) | u64::from(flags) << 32;
-        words[2] = size as u64;
-        ask(&self.0, driver(0x0a, 48), &mut words)?;
-        Ok(Blob {
-            node: &self.0,
-            handle: words[1] as u32,
-            size,
-        })
-    }
-
-    fn map(&self, blob: &Blob<'_>) -> Result<Mapped> {
-        let mut words = [0, u64::from(blob.handle)];
-        ask(&self.0, driver(1, 16), &mut words)?;
-        let (access, offset) = (libc::PROT_READ | libc::PROT_WRITE, words[0] as libc::off_t);
-        // SAFETY: a new mapping, of a file that the kernel keeps as long.
-        let address = unsafe {
-            libc::mmap(
-                null_mut(),
-                blob.size,
-                access,
-                libc::MAP_SHARED,
-                self.0.as_raw_fd(),
-                offset,
-            )
-        };
-        ensure!(
-            address != libc::MAP_FAILED,
-            "mmap: {}",
-            Error::last_os_error()
-        );
-        Ok(Mapped {
-            address,
-            size: blob.size,
-        })
-    }
-
-    fn export(&self, blob: &Blob<'_>) -> Result<OwnedFd> {
-        // Handle, flags (read and write), file.
-        let mut words = [blob.handle, libc::O_RDWR as u32, 0];
-        ask(&self.0, write_read(0x2d, 12), &mut words)?;
-        // SAFETY: the kernel made it for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(words[2].cast_signed()) })
-    }
-
-    fn import(&self, file: &OwnedFd, size: usize) -> Result<Blob<'_>> {
-        let mut words = [0, 0, file.as_raw_fd().cast_unsigned()];
-        ask(&self.0, write_read(0x2e, 12), &mut words)?;
-        Ok(Blob {
-            node: &self.0,
-            handle: words[0],
-            size,
-        })
-    }
-}
-
-/// Makes a request of the kernel.
-fn ask<T>(file: &File, request: u32, argument: &mut [T]) -> Result<()> {
-    // SAFETY: the number in the request is the argument's size, and addresses in it lead to live memory.
-    let done = unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            request as libc::Ioctl,
-            argument.as_mut_ptr(),
-        )
-    };
-    let error = Error::last_os_error();
-    ensure!(done >= 0, "request {request:#x}: {error}");
-    Ok(())
-}
-
-impl Drop for Blob<'_> {
-    fn drop(&mut self) {
-        let mut words = [self.handle, 0];
-        // It writes nothing, so that its direction differs from the others'.
-        let _ = ask(self.node, 1 << 30 | 8 << 16 | 0x64 << 8 | 9, &mut words);
-    }
-}
-
-impl Mapped {
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: mapped with this size; whoever else writes there does so when we do not look.
-        unsafe { std::slice::from_raw_parts_mut(self.address.cast(), self.size) }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: mapped with this size, and nobody has a reference any more.
-        unsafe { libc::munmap(self.address, self.size) };
-    }
 }
