@@ -53,7 +53,7 @@ pub enum Wake {
 pub struct Counters {
     /// How often it slept for want of data.
     pub sleeps: u64,
-    /// How often it slept shortly within an unfinished transfer or for room for a reply.
+    /// How often it slept shortly: before it slept, within an unfinished transfer, or for room for a reply.
     pub naps: u64,
     /// How often a wait ended with data.
     pub wakes: u64,
@@ -80,6 +80,8 @@ pub struct HostChannel<M = Mapping> {
     looking: u32,
     neighbour: Neighbour,
     crowd: Crowd,
+    /// How long to nap, once it has spun in vain, before guests have to ping.
+    doze: Duration,
     /// What is received and not settled.
     owed: u32,
 }
@@ -203,6 +205,7 @@ impl<M: Memory> HostChannel<M> {
             looking: state::RENDERING,
             neighbour: Neighbour::default(),
             crowd: Crowd::default(),
+            doze: Duration::ZERO,
             owed: 0,
         }
     }
@@ -213,6 +216,14 @@ impl<M: Memory> HostChannel<M> {
     pub fn plain(mut self) -> Self {
         self.mem.publish(MAGIC_WORD, 0);
         self.looking = state::CAN_CONSUME;
+        self
+    }
+
+    /// Naps for so long between looks at the ring before it sleeps: for guests to which a ping costs more
+    /// than the delay, those of a virtual machine.
+    #[must_use]
+    pub fn dozing(mut self, doze: Duration) -> Self {
+        self.doze = doze;
         self
     }
 
@@ -509,6 +520,11 @@ impl<M: Memory> HostChannel<M> {
                 return self.woken(wake);
             }
         }
+        if !self.doze.is_zero()
+            && let Some(wake) = self.nap_for_a_while()
+        {
+            return self.woken(wake);
+        }
         loop {
             let bell = self.mem.load(DOORBELL);
             // From here on guests ping. They publish and then read the state; we write the state and
@@ -536,6 +552,21 @@ impl<M: Memory> HostChannel<M> {
                 return self.woken(wake);
             }
         }
+    }
+
+    /// Looks now and then, while the guest sees no reason to ping.
+    fn nap_for_a_while(&mut self) -> Option<Wake> {
+        let nap = Nap::new();
+        while nap.elapsed() < self.doze {
+            let bell = self.mem.load(DOORBELL);
+            let wake = self.look();
+            if wake.is_some() {
+                return wake;
+            }
+            self.counters.naps += 1;
+            self.mem.wait(DOORBELL, bell, Patience::Nap(nap.time()));
+        }
+        None
     }
 
     /// Waits for more of a large transfer whose sender sees no reason to ping. Comes back without a

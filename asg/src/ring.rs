@@ -433,8 +433,12 @@ impl Nap {
         }
     }
 
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     pub(crate) fn time(&self) -> Duration {
-        (self.start.elapsed() / 8).clamp(Self::SHORTEST, Self::LONGEST)
+        (self.elapsed() / 8).clamp(Self::SHORTEST, Self::LONGEST)
     }
 }
 

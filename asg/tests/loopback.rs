@@ -9,6 +9,7 @@ use asgard_asg::doorbell::{self, Doorbell, YieldWaiter};
 use asgard_asg::guest::{GuestChannel, GuestConfig, Ping};
 use asgard_asg::host::{Counters, HostChannel, HostConfig, Wake};
 use asgard_asg::layout::*;
+use asgard_asg::ring::Memory;
 use asgard_asg::{Error, Mapping, Result};
 use proptest::prelude::*;
 
@@ -219,6 +220,41 @@ fn an_idle_host_sleeps_and_a_busy_guest_does_not_ping() {
     let (_, counters) = echo.finish();
     assert!(counters.sleeps <= 2, "{counters:?}");
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_host_that_dozes_is_not_pinged_and_falls_asleep() {
+    let config = HostConfig::default();
+    let wait = |mem: &Arc<Mapping>, doze| {
+        let host = HostChannel::new(Arc::clone(mem), config).unwrap();
+        let mut host = host.dozing(doze);
+        let bell = host.doorbell();
+        let thread = thread::spawn(move || (host.wait(Duration::ZERO), host.counters()));
+        (bell, thread)
+    };
+    let state_is = |mem: &Mapping, state| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while mem.load(STATE) != state {
+            assert!(Instant::now() < end, "the state is {}", mem.load(STATE));
+            thread::yield_now();
+        }
+    };
+
+    let mem = memory(config);
+    let (_, thread) = wait(&mem, Duration::from_secs(20));
+    state_is(&mem, state::RENDERING);
+    thread::sleep(Duration::from_millis(5));
+    let mut guest = guest(&mem, false);
+    guest.write_async(&request(64, 0)).unwrap();
+    let (wake, counters) = thread.join().unwrap();
+    assert_eq!((wake, guest.pings()), (Wake::Data, 0));
+    assert!(counters.naps > 0 && counters.sleeps == 0, "{counters:?}");
+
+    let mem = memory(config);
+    let (bell, thread) = wait(&mem, Duration::from_millis(1));
+    state_is(&mem, state::NEED_NOTIFY);
+    bell.stop();
+    assert_eq!(thread.join().unwrap().0, Wake::Stopped);
 }
 
 #[test]
