@@ -96,6 +96,12 @@ impl Place {
         Self { queue, number }
     }
 
+    /// A semaphore that it signals was seen signalled: all before it is complete, but of itself there may
+    /// be more to come.
+    pub(super) fn reached(self) {
+        of(&self.queue).advance(self.number - 1);
+    }
+
     /// It is known to be complete.
     #[inline]
     pub(super) fn is_done(self) -> bool {

@@ -55,7 +55,7 @@ impl Timeline {
         self.pending.retain(|(pending, place)| {
             let waits = *pending > value;
             if !waits {
-                place.done();
+                place.reached();
             }
             waits
         });
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(semaphores.value(timeline), Some((8, false)));
         semaphores.reach(timeline, 9);
         assert_eq!(semaphores.value(timeline), Some((9, true)));
-        assert!(second.is_done());
+        assert!(first.is_done() && !second.is_done());
     }
 
     #[test]
