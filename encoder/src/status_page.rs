@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use asgard_protocol::commands as p;
 use asgard_protocol::extension::{SLOTS, STATUS_PAGE};
 use asgard_protocol::types::VK_SUCCESS;
-use asgard_protocol::zeroed;
 use memmap2::MmapRaw;
 
 use crate::driver::{Driver, Guest as _};
@@ -32,7 +31,6 @@ impl StatusPage {
         let mut version = 0;
         let ret = Driver.call(&mut p::vkEnumerateInstanceVersion {
             pApiVersion: &raw mut version,
-            ..zeroed()
         });
         if ret != VK_SUCCESS {
             return None;
