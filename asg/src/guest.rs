@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::doorbell::{ring, sleep_unless_progress, tells_progress};
 use crate::layout::{
-    BUFFER, BUFFER_SIZE, FLUSH_INTERVAL, FORSAKEN, GUEST_WRITE_POS, HOST_CONSUMED_POS, IN_ERROR,
-    PROGRESS, RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, max_records, mode,
-    state, valid_config,
+    BUFFER, BUFFER_SIZE, FLUSH_INTERVAL, FORSAKEN, GUEST_CORE, GUEST_WRITE_POS, HOST_CONSUMED_POS,
+    IN_ERROR, PROGRESS, RECORD_SIZE, STATE, TRANSFER_MODE, TRANSFER_SIZE, blob_size, max_records,
+    mode, state, valid_config,
 };
 use crate::mapping::Mapping;
 use crate::ring::{Consumer, Memory, Nap, Producer, Shape, Spin, init_headers};
@@ -71,6 +71,8 @@ pub struct GuestChannel<P, M = Mapping> {
     /// The host and we can sleep on each other's words.
     futex: bool,
     spin: Duration,
+    /// What the host was last told of it.
+    core: u32,
     buffer_size: u32,
     flush_interval: u32,
     max_pending: u32,
@@ -125,6 +127,7 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
             asgard,
             futex: asgard && config.same_kernel,
             spin: config.spin,
+            core: 0,
             buffer_size,
             flush_interval,
             max_pending: max_records(buffer_size, flush_interval) * RECORD_SIZE,
@@ -309,12 +312,26 @@ impl<P: Ping, M: Memory> GuestChannel<P, M> {
             return Ok(());
         }
         let mut spin = Spin::new(self.spin);
+        let mut told = false;
         while spin.step(&*self.mem) {
+            if !told && spin.longest_yield().is_some() {
+                told = true;
+                self.tell_core();
+            }
             if ready(self)? {
                 return Ok(());
             }
         }
         self.wait_asleep(&mut ready)
+    }
+
+    /// Tells the host where this end waits, so that it does not run there too.
+    fn tell_core(&mut self) {
+        let core = self.mem.core();
+        if self.futex && core != self.core {
+            self.core = core;
+            self.mem.store(GUEST_CORE, core);
+        }
     }
 
     #[cold]

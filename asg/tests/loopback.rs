@@ -302,6 +302,8 @@ fn a_host_that_dies_is_noticed() {
         guest.write(&[0; 100]).unwrap();
         let error = guest.read_reply(&mut [0; 4]).unwrap_err();
         assert!(matches!(error, Error::Disconnected), "{error}");
+        // It has said where it waits.
+        assert_eq!(mem.load(GUEST_CORE) != 0, same_kernel);
         let error = guest.write(&[0; 2 << 20]).unwrap_err();
         assert!(matches!(error, Error::Disconnected), "{error}");
         assert!(start.elapsed() < Duration::from_secs(2));
