@@ -125,6 +125,11 @@ impl Unsent {
     }
 }
 
+/// How long to look for a reply, unless others want the core, before a sleep from which the host wakes us.
+const SPIN: Duration = Duration::from_micros(20);
+/// The same where nobody wakes us: a virtual machine's timer is late by about as much.
+const SPIN_FAR: Duration = Duration::from_micros(200);
+
 /// Of packets that are collected: less than a flush of any host's ring.
 const BATCH: usize = 3 << 10;
 
@@ -159,7 +164,7 @@ impl Stream {
         } = process.device.create_ring()?;
         let config = GuestConfig {
             same_kernel,
-            spin: Duration::from_micros(20),
+            spin: if same_kernel { SPIN } else { SPIN_FAR },
         };
         let mut channel = GuestChannel::new(memory, config, ping)?;
         // The client's flags, a word before the first packet.

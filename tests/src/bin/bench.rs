@@ -278,7 +278,7 @@ fn ioctls(machine: &Machine, stack: Stack, program: &Path, name: &str) -> Result
     Ok(Figure {
         name: format!("ioctls: {name}"),
         unit: "calls".to_owned(),
-        median: (count(MANY)? - count(FEW)?) / f64::from(MANY - FEW),
+        median: ((count(MANY)? - count(FEW)?) / f64::from(MANY - FEW)).max(0.0),
     })
 }
 
@@ -327,7 +327,11 @@ impl Table {
         for row in &self.rows {
             let _ = write!(out, "{:50} {:>12.3}", row.figure.name, row.values[0]);
             for (column, value) in row.values.iter().enumerate().skip(1) {
-                let _ = write!(out, " {value:>12.3} {:>7.2}x", row.ratio(column));
+                let ratio = match row.ratio(column) {
+                    ratio if ratio.is_finite() => format!("{ratio:.2}x"),
+                    _ => "-".to_owned(),
+                };
+                let _ = write!(out, " {value:>12.3} {ratio:>8}");
             }
             let _ = writeln!(out, " {}", row.figure.unit);
         }
