@@ -268,16 +268,22 @@ impl Memory for Mapping {
     }
 
     fn core(&self) -> u32 {
-        u32::try_from(rustix::thread::sched_getcpu()).map_or(0, |core| core + 1)
+        // rustix would look it up where valgrind, for programs that run under it, has nothing mapped.
+        // SAFETY: there is nothing that could be misused.
+        let core = unsafe { libc::sched_getcpu() };
+        u32::try_from(core).map_or(0, |core| core + 1)
     }
 
     fn leave_core(&self) {
-        use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+        use rustix::thread::{sched_getaffinity, sched_setaffinity};
         let Ok(all) = sched_getaffinity(None) else {
             return;
         };
         let mut others = all;
-        others.unset(sched_getcpu());
+        let Some(here) = self.core().checked_sub(1) else {
+            return;
+        };
+        others.unset(here as usize);
         // The kernel moves the thread at once, and may move it back later.
         if others.count() > 0 && sched_setaffinity(None, &others).is_ok() {
             let _ = sched_setaffinity(None, &all);
